@@ -1,0 +1,1 @@
+//! Safe faces of the kernel interfaces the appliance needs.
