@@ -1,1 +1,3 @@
-//! The agent.
+//! The agent of the master target.
+
+pub mod seeding;
