@@ -33,7 +33,9 @@ use crate::buffer::AlignedBuf;
 use crate::ioctl;
 
 mod error;
+mod stamp;
 pub use error::{DeviceError, DeviceOp};
+pub use stamp::Stamp;
 
 /// Logical and physical block size given to regular files, bytes; a lab disk may be told otherwise above.
 const FILE_BLOCK_SIZE: u32 = 512;
