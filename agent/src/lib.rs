@@ -1,5 +1,10 @@
 //! The agent of the master target.
 
+pub mod error;
 pub mod io;
+pub mod model;
 pub mod net;
+pub mod random;
 pub mod seeding;
+pub mod source;
+pub mod state;

@@ -231,6 +231,11 @@ impl TargetSession {
         self.phase == Phase::Over
     }
 
+    /// Whether everything is settled and durable, and the source has been told.
+    pub fn is_done(&self) -> bool {
+        self.phase == Phase::Done
+    }
+
     /// Takes an event and says what is to be done, in order. Events that arrive after the end are dropped.
     pub fn handle<P>(&mut self, event: Event<P>) -> Vec<Action<P>> {
         let mut actions = Vec::new();

@@ -1,0 +1,9 @@
+//! The appliance's side: finds the paired disk, receives what differs, and writes it straight to the disk.
+
+pub mod opening;
+pub mod registry;
+mod report;
+pub mod service;
+mod session;
+
+
