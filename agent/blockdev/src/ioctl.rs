@@ -33,6 +33,8 @@ mod raw {
     // #define BLKDISCARD _IO(0x12,119), #define BLKZEROOUT _IO(0x12,127): the kernel reads uint64_t[2].
     ioctl_write_ptr_bad!(blkdiscard, request_code_none!(0x12, 119), [u64; 2]);
     ioctl_write_ptr_bad!(blkzeroout, request_code_none!(0x12, 127), [u64; 2]);
+    // #define LOOP_GET_STATUS64 0x4C05
+    ioctl_read_bad!(loop_get_status64, 0x4c05, super::LoopInfo64);
     // #define SG_IO 0x2285
     ioctl_readwrite_bad!(sg_io, 0x2285, super::SgIoHeader);
 }
@@ -119,6 +121,58 @@ pub fn zero_out(device: impl AsFd, offset: u64, len: u64) -> Result<(), Errno> {
     // SAFETY: BLKZEROOUT reads two u64 (start, length) through the pointer, which is valid for the call.
     unsafe { raw::blkzeroout(device.as_fd().as_raw_fd(), &raw const range) }?;
     Ok(())
+}
+
+/// `struct loop_info64` of linux/loop.h, same names.
+#[repr(C)]
+pub struct LoopInfo64 {
+    lo_device: u64,
+    lo_inode: u64,
+    lo_rdevice: u64,
+    lo_offset: u64,
+    lo_sizelimit: u64,
+    lo_number: u32,
+    lo_encrypt_type: u32,
+    lo_encrypt_key_size: u32,
+    lo_flags: u32,
+    lo_file_name: [u8; 64],
+    lo_crypt_name: [u8; 64],
+    lo_encrypt_key: [u8; 32],
+    lo_init: [u64; 2],
+}
+
+const _: () = assert!(size_of::<LoopInfo64>() == 232, "struct loop_info64 has 232 bytes");
+
+/// What a loop device is attached to, as the kernel holds it: no path, which may be of another namespace or
+/// lead elsewhere by now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoopBacking {
+    /// Device number of the file system that holds the backing file, as `st_dev`.
+    pub dev: u64,
+    /// Inode of the backing file, as `st_ino`.
+    pub inode: u64,
+    /// Device number of the backing device when the backing file is a device node, as `st_rdev`; else 0.
+    pub rdev: u64,
+}
+
+/// What a loop device is attached to; `None` when it is attached to nothing.
+///
+/// # Errors
+/// `ENOTTY` or `EINVAL` when it is no loop device.
+pub fn loop_backing(device: impl AsFd) -> Result<Option<LoopBacking>, Errno> {
+    // SAFETY: `struct loop_info64` is plain integers, for which all zeros is a value.
+    let mut info: LoopInfo64 = unsafe { std::mem::zeroed() };
+    // SAFETY: LOOP_GET_STATUS64 writes one `struct loop_info64` (layout asserted above) through the pointer,
+    // which is valid for the call.
+    match unsafe { raw::loop_get_status64(device.as_fd().as_raw_fd(), &raw mut info) } {
+        Ok(_) => Ok(Some(LoopBacking {
+            dev: info.lo_device,
+            inode: info.lo_inode,
+            rdev: info.lo_rdevice,
+        })),
+        Err(Errno::ENXIO) => Ok(None),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// What direct I/O on a regular file has to be aligned to, bytes.

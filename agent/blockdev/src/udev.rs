@@ -143,6 +143,20 @@ impl Monitor {
     }
 }
 
+#[cfg(feature = "tokio")]
+impl Monitor {
+    /// Hands the monitor to the tokio runtime this is called in, which can then wait for its events.
+    ///
+    /// # Errors
+    /// When the runtime cannot register the descriptor.
+    pub fn into_async(self) -> io::Result<tokio::io::unix::AsyncFd<Self>> {
+        // SAFETY: `as_raw_fd` gives the netlink socket of the udev monitor, which libudev opens in `listen`,
+        // never replaces, and closes when the last reference goes: `socket` is owned here until drop.
+        let registered = unsafe { tokio::io::unix::AsyncFd::register(self) };
+        registered.map_err(io::Error::from)
+    }
+}
+
 impl std::fmt::Debug for Monitor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Monitor")
