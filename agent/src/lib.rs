@@ -1,5 +1,6 @@
 //! The agent of the master target.
 
+pub mod cli;
 pub mod disks;
 pub mod error;
 pub mod io;

@@ -6,6 +6,7 @@ use mt_agent::disks::facts::{DiskKind, LabDisk};
 use mt_agent::disks::gate::{PairedDisk, Purpose, RefusalKind};
 use mt_agent::disks::inventory::gather;
 use mt_agent::disks::open::{OpenError, open_paired};
+use mt_agent::error::{ExitCode, Explain as _};
 use mt_blockdev::scsi::ScsiId;
 
 #[path = "../blockdev/tests/support/mod.rs"]
@@ -120,11 +121,10 @@ fn root_a_mounted_or_filled_loop_device_is_refused() {
         "{err}"
     );
     assert!(
-        err.hint().contains(&format!("--overwrite {}", id(2))),
-        "{}",
-        err.hint()
+        err.hint().unwrap().contains(&format!("--overwrite {}", id(2))),
+        "{err}"
     );
-    assert_eq!(err.exit_code(), 5);
+    assert_eq!(err.exit_code(), ExitCode::Refused);
     open_paired(&paired(2), &lab, Purpose::Verify).expect("reading harms nothing");
 
     let named = PairedDisk {

@@ -19,6 +19,8 @@ use mt_blockdev::scsi::ScsiId;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::error::{ExitCode, Explain};
+
 use super::facts::{Content, DiskFacts, DiskKind, Doubt, Identity, Inventory, Objection, UseKind};
 
 /// What a pair knows of its target disk.
@@ -95,7 +97,7 @@ impl RefusalKind {
     /// Exit code of a command that ends with it: 4 when the disk is missing or in doubt, 5 when it is there
     /// and must not be touched.
     #[must_use]
-    pub fn exit_code(self) -> u8 {
+    pub fn exit_code(self) -> ExitCode {
         match self {
             Self::NotAttached
             | Self::AttachedTwice
@@ -106,7 +108,7 @@ impl RefusalKind {
             | Self::NotRunning
             | Self::Size
             | Self::BlockSize
-            | Self::Changed => 4,
+            | Self::Changed => ExitCode::DiskMissing,
             Self::NotADisk
             | Self::LabDisk
             | Self::ReadOnly
@@ -117,7 +119,7 @@ impl RefusalKind {
             | Self::LoopAttached
             | Self::Busy
             | Self::NotEmpty
-            | Self::Unreadable => 5,
+            | Self::Unreadable => ExitCode::Refused,
         }
     }
 }
@@ -162,18 +164,6 @@ impl Refusal {
         &self.what
     }
 
-    /// What to do next, a line of its own.
-    #[must_use]
-    pub fn hint(&self) -> &str {
-        &self.hint
-    }
-
-    /// Exit code of a command that ends with it.
-    #[must_use]
-    pub fn exit_code(&self) -> u8 {
-        self.kind.exit_code()
-    }
-
     fn into_objection(self) -> Objection {
         Objection {
             kind: self.kind,
@@ -195,6 +185,16 @@ impl fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+impl Explain for Refusal {
+    fn hint(&self) -> Option<String> {
+        Some(self.hint.clone())
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        self.kind.exit_code()
+    }
+}
 
 const HINT_ENABLE_UUID: &str = "set disk.EnableUUID=TRUE for this virtual machine and power-cycle it";
 const HINT_LIST: &str = "run \"mt-agent disks list\"";

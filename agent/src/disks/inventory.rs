@@ -16,6 +16,8 @@ use mt_blockdev::sysfs::{DeviceNumber, ScsiNode, Sysfs, SysfsDisk, devnode};
 use mt_blockdev::udev::UdevDisk;
 use mt_blockdev::{blkid, ioctl, udev};
 
+use crate::error::{ExitCode, Explain};
+
 use super::facts::{Content, DiskFacts, DiskKind, Doubt, Identity, Inventory, LabDisk};
 use super::gate;
 use super::identity::{self, InquiryFailure, Witnesses};
@@ -42,6 +44,16 @@ pub struct InventoryError {
 impl InventoryError {
     fn of(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self { what, source }
+    }
+}
+
+impl Explain for InventoryError {
+    fn hint(&self) -> Option<String> {
+        Some("run as root, with /sys and /proc mounted".to_owned())
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::DiskMissing
     }
 }
 
@@ -123,7 +135,7 @@ impl Gatherer {
             .map_err(InventoryError::of("the mounts (/proc/self/mountinfo)"))?;
         if table.hidden_processes > 0 {
             warnings.push(format!(
-                "the mounts of {} processes cannot be seen; run as root to see every use of a disk",
+                "the mounts of {} processes cannot be seen; a disk used only there is not shown as used, and only its exclusive open fails",
                 table.hidden_processes
             ));
         }

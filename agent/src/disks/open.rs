@@ -16,6 +16,8 @@ use mt_blockdev::ioctl::{self, InquiryError};
 use mt_blockdev::scsi::{self, Designator, VPD_DEVICE_ID};
 use mt_blockdev::sysfs::{DeviceNumber, Sysfs};
 
+use crate::error::{ExitCode, Explain};
+
 use super::facts::{DiskFacts, DiskKind, LabDisk};
 use super::gate::{self, PairedDisk, Purpose, Refusal, RefusalKind};
 use super::inventory::{self, InventoryError};
@@ -34,23 +36,20 @@ pub enum OpenError {
     Device(#[from] DeviceError),
 }
 
-impl OpenError {
-    /// What to do next.
-    #[must_use]
-    pub fn hint(&self) -> &str {
+impl Explain for OpenError {
+    fn hint(&self) -> Option<String> {
         match self {
-            Self::Inventory(_) => "run as root, with /sys and /proc mounted",
+            Self::Inventory(err) => err.hint(),
             Self::Refused(refusal) => refusal.hint(),
-            Self::Device(_) => "see the kernel log for errors of this disk",
+            Self::Device(_) => Some("see the kernel log for errors of this disk".to_owned()),
         }
     }
 
-    /// Exit code of a command that ends with it.
-    #[must_use]
-    pub fn exit_code(&self) -> u8 {
+    fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Inventory(_) | Self::Device(_) => 4,
+            Self::Inventory(err) => err.exit_code(),
             Self::Refused(refusal) => refusal.exit_code(),
+            Self::Device(_) => ExitCode::DiskMissing,
         }
     }
 }

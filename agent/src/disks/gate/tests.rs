@@ -242,15 +242,12 @@ fn every_reason_refuses_with_its_own_kind_words_and_hint() {
         let refusal =
             verdict(&change, paired(), Purpose::Write).unwrap_or_else(|| panic!("{kind:?} must refuse"));
         assert_eq!(
-            (refusal.kind(), refusal.exit_code(), refusal.what()),
+            (refusal.kind(), refusal.exit_code() as u8, refusal.what()),
             (kind, exit_code, what)
         );
         assert_eq!(refusal.to_string(), format!("{what}; nothing was written"));
-        assert!(
-            !refusal.hint().is_empty() && !refusal.hint().ends_with('.'),
-            "{kind:?}: {}",
-            refusal.hint()
-        );
+        let hint = refusal.hint().unwrap();
+        assert!(!hint.is_empty() && !hint.ends_with('.'), "{kind:?}: {hint}");
         assert!(refusal.to_string().is_ascii());
     }
 }
@@ -328,9 +325,8 @@ fn a_disk_without_an_id_is_never_admitted_and_the_remedy_is_named() {
     };
     let refusal = verdict(change, paired(), Purpose::Write).unwrap();
     assert!(
-        refusal.hint().contains("disk.EnableUUID=TRUE"),
-        "{}",
-        refusal.hint()
+        refusal.hint().unwrap().contains("disk.EnableUUID=TRUE"),
+        "{refusal}"
     );
 }
 
