@@ -179,7 +179,14 @@ impl Hub {
     /// A hub above a state.
     pub fn new(state: State, now: Timestamp) -> Self {
         let (events, _) = broadcast::channel(EVENTS_MAX);
-        Self { shared: Arc::new(Shared { state, started: now, live: Mutex::default(), events }) }
+        Self {
+            shared: Arc::new(Shared {
+                state,
+                started: now,
+                live: Mutex::default(),
+                events,
+            }),
+        }
     }
 
     /// The durable state. Its methods block on the disk.
@@ -299,6 +306,10 @@ impl Hub {
     fn tell(&self, live: &mut Live, time: Timestamp, happening: Happening) {
         live.sequence += 1;
         // No reader is no error.
-        let _ = self.shared.events.send(HubEvent { sequence: live.sequence, time, happening });
+        let _ = self.shared.events.send(HubEvent {
+            sequence: live.sequence,
+            time,
+            happening,
+        });
     }
 }

@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod disks;
 pub mod error;
+pub mod hub;
 pub mod io;
 pub mod model;
 pub mod net;
@@ -10,3 +11,4 @@ pub mod random;
 pub mod seeding;
 pub mod source;
 pub mod state;
+pub mod target;

@@ -1,3 +1,4 @@
 //! The command line: one file per noun.
 
 pub mod disks;
+pub mod source;

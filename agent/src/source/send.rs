@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use mt_wire::{Mode, OpenPair};
+use mt_wire::{ErrorCode, Mode, OpenPair};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -23,6 +23,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Waits between attempts to connect again: doubled from the first to the last.
 const RETRY_WAITS: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+
+/// How long a pair that is busy is waited for when it was never open in this run.
+const BUSY_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What is to be done.
 #[derive(Debug, Clone)]
@@ -116,10 +119,18 @@ async fn run_with(
             given_up_at = None;
             wait = RETRY_WAITS.0;
         }
-        let until = *given_up_at.get_or_insert_with(|| Instant::now() + order.retry_for);
-        // The first connection is not retried: a wrong address should be told at once.
+        // The first connection is not retried, so that a wrong address is told at once; only a pair that is busy is
+        // waited for a moment, since the session before this one may be just about to let go of it.
         let ever_open = numbers.compared > 0 || numbers.durable > 0;
-        if !error.may_retry() || !ever_open || Instant::now() + wait > until {
+        let patience = match &error {
+            _ if ever_open => order.retry_for,
+            SourceError::Refused(refusal) if refusal.code == ErrorCode::PairBusy => {
+                order.retry_for.min(BUSY_PATIENCE)
+            }
+            _ => Duration::ZERO,
+        };
+        let until = *given_up_at.get_or_insert_with(|| Instant::now() + patience);
+        if !error.may_retry() || Instant::now() + wait > until {
             return Err(error);
         }
         teller.notice(&format!("{error}; trying again in {} ms", wait.as_millis()));

@@ -1,6 +1,7 @@
 //! From a name on the wire to an open disk: the pair, the gate, the seeding to go on with.
 
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use mt_wire::limits::REGION_SIZE;
@@ -10,7 +11,7 @@ use super::registry::{PairHold, PairsInUse};
 use crate::disks::facts::LabDisk;
 use crate::disks::gate::{PairedDisk, Purpose};
 use crate::disks::open::{OpenDisk, OpenError, open_paired};
-use crate::error::Explain;
+use crate::error::{ExitCode, Explain};
 use crate::hub::Hub;
 use crate::model::{Pair, PairName};
 use crate::state::StateError;
@@ -26,11 +27,28 @@ pub struct Opener {
     pub lab: Arc<[LabDisk]>,
 }
 
-/// A pair whose disk is open and held. Dropping it closes the disk first and frees the pair then.
+/// The open disk of a pair, and the claim to be its only session. Work that is still queued when a session ends holds
+/// both: no other session can begin before the last late write has come back.
+#[derive(Debug)]
+pub struct HeldDisk {
+    // Fields are dropped in this order: the disk is closed before the pair is free.
+    disk: OpenDisk,
+    _hold: PairHold,
+}
+
+impl Deref for HeldDisk {
+    type Target = OpenDisk;
+
+    fn deref(&self) -> &OpenDisk {
+        &self.disk
+    }
+}
+
+/// A pair whose disk is open and held.
 #[derive(Debug)]
 pub struct OpenedPair {
     /// The disk, `O_EXCL`.
-    pub disk: Arc<OpenDisk>,
+    pub disk: Arc<HeldDisk>,
     /// The pair as stored.
     pub pair: Pair,
     /// Seed or verify.
@@ -41,7 +59,6 @@ pub struct OpenedPair {
     pub seeding_id: [u8; 16],
     /// Where it begins, bytes.
     pub start: u64,
-    _hold: PairHold,
 }
 
 /// Opens the pair that a source asks for. Blocks on disks and on the state.
@@ -56,11 +73,16 @@ pub fn open_pair(opener: &Opener, open: &OpenPair, peer: SocketAddr) -> Result<O
         text: format!("\"{asked}\" cannot be the name of a pair: {error}"),
         hint: "names are MACHINE/DISK, for example db01/scsi0:1".to_owned(),
     })?;
-    let pair = state.pair(&name).map_err(|error| internal(&error))?.ok_or_else(|| Refusal {
-        code: ErrorCode::PairUnknown,
-        text: format!("there is no pair {name} on this target; nothing was written"),
-        hint: format!("on the target, as root: mt-agent pair add {name} SCSI-ID (see \"mt-agent disks list\")"),
-    })?;
+    let pair = state
+        .pair(&name)
+        .map_err(|error| internal(&error))?
+        .ok_or_else(|| Refusal {
+            code: ErrorCode::PairUnknown,
+            text: format!("there is no pair {name} on this target; nothing was written"),
+            hint: format!(
+                "on the target, as root: mt-agent pair add {name} SCSI-ID (see \"mt-agent disks list\")"
+            ),
+        })?;
     let hold = opener.pairs.take(pair.id, peer).map_err(|holder| Refusal {
         code: ErrorCode::PairBusy,
         text: format!("pair {name} is in use by the source at {holder}; nothing was written by this one"),
@@ -82,7 +104,7 @@ pub fn open_pair(opener: &Opener, open: &OpenPair, peer: SocketAddr) -> Result<O
         Mode::Verify => Purpose::Verify,
     };
     let paired = PairedDisk {
-        scsi_id: pair.scsi_id.clone(),
+        scsi_id: pair.scsi_id,
         size: pair.size,
         logical_block_size: pair.logical_block_size,
         may_overwrite: pair.adopted || pair.overwrite,
@@ -92,11 +114,23 @@ pub fn open_pair(opener: &Opener, open: &OpenPair, peer: SocketAddr) -> Result<O
         Mode::Verify => ([0; 16], 0),
         Mode::Seed => begin_or_resume(opener, &pair, open)?,
     };
-    Ok(OpenedPair { disk: Arc::new(disk), mode: open.mode, size: open.size, seeding_id, start, pair, _hold: hold })
+    let disk = Arc::new(HeldDisk { disk, _hold: hold });
+    Ok(OpenedPair {
+        disk,
+        mode: open.mode,
+        size: open.size,
+        seeding_id,
+        start,
+        pair,
+    })
 }
 
 fn check_sizes(pair: &Pair, name: &PairName, open: &OpenPair) -> Result<(), Refusal> {
-    let mismatch = |text: String, hint: &str| Refusal { code: ErrorCode::DiskMismatch, text, hint: hint.to_owned() };
+    let mismatch = |text: String, hint: &str| Refusal {
+        code: ErrorCode::DiskMismatch,
+        text,
+        hint: hint.to_owned(),
+    };
     if open.size > pair.size {
         return Err(mismatch(
             format!(
@@ -110,12 +144,18 @@ fn check_sizes(pair: &Pair, name: &PairName, open: &OpenPair) -> Result<(), Refu
         && size != open.size
     {
         return Err(mismatch(
-            format!("protected disk {name} was {size} bytes and is {} now; nothing was written", open.size),
+            format!(
+                "protected disk {name} was {size} bytes and is {} now; nothing was written",
+                open.size
+            ),
             "if it was resized on purpose, remove the pair and add it again; the whole disk is then compared anew",
         ));
     }
     if open.size == 0 {
-        return Err(mismatch(format!("protected disk {name} has no size; nothing was written"), "check the source's disk"));
+        return Err(mismatch(
+            format!("protected disk {name} has no size; nothing was written"),
+            "check the source's disk",
+        ));
     }
     if open.logical_block_size != pair.logical_block_size {
         return Err(mismatch(
@@ -134,7 +174,9 @@ fn begin_or_resume(opener: &Opener, pair: &Pair, open: &OpenPair) -> Result<([u8
     let state = opener.hub.state();
     let stored = state.seeding(pair.id).map_err(|error| internal(&error))?;
     if pair.protected_size.is_none() {
-        state.set_protected_size(pair.id, open.size).map_err(|error| internal(&error))?;
+        state
+            .set_protected_size(pair.id, open.size)
+            .map_err(|error| internal(&error))?;
     }
     // From here on the content is ours to overwrite, also after a restart.
     state.set_adopted(pair.id).map_err(|error| internal(&error))?;
@@ -153,16 +195,22 @@ fn begin_or_resume(opener: &Opener, pair: &Pair, open: &OpenPair) -> Result<([u8
         text: format!("cannot read random bytes: {error}"),
         hint: String::new(),
     })?;
-    state.begin_seeding(pair.id, seeding_id, open.size).map_err(|error| internal(&error))?;
+    state
+        .begin_seeding(pair.id, seeding_id, open.size)
+        .map_err(|error| internal(&error))?;
     Ok((seeding_id, 0))
 }
 
 fn gate_refusal(name: &PairName, error: &OpenError) -> Refusal {
     let code = match error.exit_code() {
-        crate::error::ExitCode::DiskMissing => ErrorCode::DiskMissing,
+        ExitCode::DiskMissing => ErrorCode::DiskMissing,
         _ => ErrorCode::DiskRefused,
     };
-    Refusal { code, text: format!("pair {name}: {error}"), hint: error.hint().unwrap_or_default() }
+    Refusal {
+        code,
+        text: format!("pair {name}: {error}"),
+        hint: error.hint().unwrap_or_default(),
+    }
 }
 
 fn internal(error: &StateError) -> Refusal {

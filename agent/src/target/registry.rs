@@ -30,18 +30,28 @@ impl PairsInUse {
             return Err(*holder);
         }
         pairs.insert(pair, peer);
-        Ok(PairHold { pairs: self.clone(), pair })
+        Ok(PairHold {
+            pairs: self.clone(),
+            pair,
+        })
     }
 
     /// Whether a session uses the pair.
     pub fn contains(&self, pair: PairId) -> bool {
-        self.pairs.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&pair)
+        self.pairs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains_key(&pair)
     }
 }
 
 impl Drop for PairHold {
     fn drop(&mut self) {
-        self.pairs.pairs.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.pair);
+        self.pairs
+            .pairs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.pair);
     }
 }
 
@@ -52,8 +62,10 @@ mod tests {
     #[test]
     fn a_pair_has_one_source_at_a_time() {
         let pairs = PairsInUse::default();
-        let (first, second): (SocketAddr, SocketAddr) =
-            ("127.0.0.1:1000".parse().unwrap(), "127.0.0.1:2000".parse().unwrap());
+        let (first, second): (SocketAddr, SocketAddr) = (
+            "127.0.0.1:1000".parse().unwrap(),
+            "127.0.0.1:2000".parse().unwrap(),
+        );
         let hold = pairs.take(PairId(1), first).unwrap();
         assert_eq!(pairs.take(PairId(1), second).unwrap_err(), first);
         let other = pairs.take(PairId(2), second).unwrap();

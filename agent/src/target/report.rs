@@ -61,7 +61,13 @@ impl SessionReport {
             pair = %pair, scsi_id, job = job.id.0, peer = %peer,
             "{} begins at {} of {} bytes", verb(kind), opened.start, opened.size
         );
-        let report = Self { pair, scsi_id, job, since: now, samples: VecDeque::new() };
+        let report = Self {
+            pair,
+            scsi_id,
+            job,
+            since: now,
+            samples: VecDeque::new(),
+        };
         hub.session_started(&report.pair, report.session(None), report.job.clone(), now);
         report
     }
@@ -106,8 +112,15 @@ impl SessionReport {
     }
 
     fn fail(&mut self, hub: &Hub, refusal: &Refusal, now: Timestamp) {
-        let cut = matches!(refusal.code, ErrorCode::Other(0) | ErrorCode::TimedOut | ErrorCode::ShuttingDown);
-        self.job.state = if cut { JobState::Interrupted } else { JobState::Failed };
+        let cut = matches!(
+            refusal.code,
+            ErrorCode::Other(0) | ErrorCode::TimedOut | ErrorCode::ShuttingDown
+        );
+        self.job.state = if cut {
+            JobState::Interrupted
+        } else {
+            JobState::Failed
+        };
         self.job.error = Some(refusal.text.clone());
         self.job.hint = Some(refusal.hint.clone()).filter(|hint| !hint.is_empty());
         tracing::warn!(
@@ -131,7 +144,11 @@ impl SessionReport {
     fn take(&mut self, progress: Progress, on_wire: u64) {
         self.job.bytes_done = progress.settled;
         // A verification makes nothing durable.
-        self.job.bytes_durable = if self.job.kind == JobKind::Seeding { progress.durable } else { 0 };
+        self.job.bytes_durable = if self.job.kind == JobKind::Seeding {
+            progress.durable
+        } else {
+            0
+        };
         self.job.bytes_written = progress.bytes_written;
         self.job.bytes_zeroed = progress.bytes_zeroed;
         self.job.bytes_on_wire = on_wire;
@@ -141,11 +158,16 @@ impl SessionReport {
         let rate = match (self.samples.front(), self.samples.back()) {
             (Some((first, from)), Some((last, to))) => {
                 let millis = u64::try_from(last.as_millisecond() - first.as_millisecond()).unwrap_or(0);
-                to.saturating_sub(*from).saturating_mul(1000).checked_div(millis).unwrap_or(0)
+                to.saturating_sub(*from)
+                    .saturating_mul(1000)
+                    .checked_div(millis)
+                    .unwrap_or(0)
             }
             _ => 0,
         };
-        let left = progress.map_or(self.job.bytes_total, |progress| progress.size.saturating_sub(progress.settled));
+        let left = progress.map_or(self.job.bytes_total, |progress| {
+            progress.size.saturating_sub(progress.settled)
+        });
         PairSession {
             peer: self.job.peer.clone(),
             job: self.job.id,

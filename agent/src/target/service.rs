@@ -38,7 +38,9 @@ pub enum ServeError {
         source: std::io::Error,
     },
     /// The data port would be open to the network.
-    #[error("will not listen on {0}: connections are neither encrypted nor authenticated yet, so only loopback is allowed")]
+    #[error(
+        "will not listen on {0}: connections are neither encrypted nor authenticated yet, so only loopback is allowed"
+    )]
     NotLoopback(SocketAddr),
 }
 
@@ -74,11 +76,18 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
     if !address.ip().is_loopback() {
         return Err(ServeError::NotLoopback(address));
     }
-    TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| ServeError::Listen { address, source })
 }
 
 /// Serves sources until `stop` becomes true. `hot_plug` changes with every hot-plug event.
-pub async fn serve(listener: TcpListener, opener: Opener, hot_plug: watch::Receiver<u64>, stop: watch::Receiver<bool>) {
+pub async fn serve(
+    listener: TcpListener,
+    opener: Opener,
+    hot_plug: watch::Receiver<u64>,
+    stop: watch::Receiver<bool>,
+) {
     let mut stopping = stop.clone();
     let mut sessions = JoinSet::new();
     let count = Arc::new(AtomicUsize::new(0));
@@ -116,7 +125,11 @@ pub async fn serve(listener: TcpListener, opener: Opener, hot_plug: watch::Recei
     drop(listener);
     let ended = timeout(STOP_TIME, async { while sessions.join_next().await.is_some() {} }).await;
     if ended.is_err() {
-        tracing::warn!("{} sessions did not end within {} s; what they had acknowledged is durable", sessions.len(), STOP_TIME.as_secs());
+        tracing::warn!(
+            "{} sessions did not end within {} s; what they had acknowledged is durable",
+            sessions.len(),
+            STOP_TIME.as_secs()
+        );
     }
 }
 
@@ -150,7 +163,10 @@ struct Place {
 impl Place {
     fn take(count: &Arc<AtomicUsize>) -> Self {
         let number = count.fetch_add(1, Ordering::Relaxed) + 1;
-        Self { count: Arc::clone(count), number }
+        Self {
+            count: Arc::clone(count),
+            number,
+        }
     }
 }
 

@@ -9,15 +9,17 @@ use std::time::Duration;
 use jiff::Timestamp;
 use mt_blockdev::device::DeviceError;
 use mt_wire::limits::{HELLO_SIZE, REGION_SIZE};
-use mt_wire::{Digest, ErrorCode, Extent, Message, Mode, OpenPair, Range, Refusal};
+use mt_wire::{Digest, ErrorCode, Extent, Message, OpenPair, Range, Refusal};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::opening::{OpenedPair, Opener, open_pair};
+use super::opening::{HeldDisk, OpenedPair, Opener, open_pair};
+use super::report::SessionReport;
 use crate::disks::open::OpenDisk;
+use crate::error::Explain;
 use crate::hub::Hub;
 use crate::io::buffers::{BufferPool, PooledBuf};
 use crate::io::disk_threads::{DiskThreads, SpawnError};
@@ -25,7 +27,6 @@ use crate::io::region::{self, Content};
 use crate::net::pump::{Incoming, Outgoing, PumpError, WireBytes, read_frames, write_frames};
 use crate::seeding::digest;
 use crate::seeding::target::{Action, Event, Opened, Outcome, TargetSession};
-use super::report::SessionReport;
 
 /// Threads of a session that may block on its disk.
 const THREADS: usize = 3;
@@ -47,7 +48,11 @@ const LINGER: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 enum Answer {
     Opened(Result<Box<OpenedPair>, Refusal>),
-    Region { offset: u64, buffer: Option<PooledBuf>, blocks: Vec<Option<Digest>> },
+    Region {
+        offset: u64,
+        buffer: Option<PooledBuf>,
+        blocks: Vec<Option<Digest>>,
+    },
     Event(Event<PooledBuf>),
 }
 
@@ -88,7 +93,13 @@ impl Session {
         wire.received.fetch_add(HELLO_SIZE as u64, Ordering::Relaxed);
         let payloads = BufferPool::new(PAYLOAD_BUFFERS);
         let reader = tokio::spawn(read_frames(read_half, frame_to, payloads, Arc::clone(&wire)));
-        let writer = tokio::spawn(write_frames(write_half, outgoing_frames, Arc::clone(&wire), None, || {}));
+        let writer = tokio::spawn(write_frames(
+            write_half,
+            outgoing_frames,
+            Arc::clone(&wire),
+            None,
+            || {},
+        ));
         Ok(Self {
             core: TargetSession::new(),
             hub: opener.hub.clone(),
@@ -149,7 +160,10 @@ impl Session {
                 Action::Open(open) => self.open(open),
                 Action::Send(message) => {
                     // When the writer is gone, the reader tells why.
-                    let _ = self.outgoing.send(Outgoing { message, payload: None });
+                    let _ = self.outgoing.send(Outgoing {
+                        message,
+                        payload: None,
+                    });
                 }
                 Action::Read { offset, len } => {
                     self.waiting.push_back((offset, len));
@@ -160,7 +174,11 @@ impl Session {
                     self.kept.remove(&offset);
                     self.read_waiting();
                 }
-                Action::Write { region, extents, payload } => {
+                Action::Write {
+                    region,
+                    extents,
+                    payload,
+                } => {
                     self.on_disk(move |disk| {
                         write(disk, &extents, &payload)?;
                         Ok(Event::Written { region })
@@ -186,7 +204,12 @@ impl Session {
         match answer {
             Answer::Opened(Err(refusal)) => Some(Event::Failed(refusal)),
             Answer::Opened(Ok(pair)) => {
-                self.report = Some(SessionReport::begin(&self.hub, &pair, self.peer, Timestamp::now()));
+                self.report = Some(SessionReport::begin(
+                    &self.hub,
+                    &pair,
+                    self.peer,
+                    Timestamp::now(),
+                ));
                 let opened = Opened {
                     seeding_id: pair.seeding_id,
                     start: pair.start,
@@ -197,7 +220,11 @@ impl Session {
                 self.pair = Some(pair);
                 Some(Event::Opened(opened))
             }
-            Answer::Region { offset, buffer, blocks } => {
+            Answer::Region {
+                offset,
+                buffer,
+                blocks,
+            } => {
                 if let Some(buffer) = buffer {
                     self.kept.insert(offset, Arc::new(buffer));
                 }
@@ -216,15 +243,25 @@ impl Session {
     fn read_waiting(&mut self) {
         while let Some(&(offset, len)) = self.waiting.front() {
             let len = usize::try_from(len).expect("a region is 1 MiB at most");
-            let Some(mut buffer) = self.regions.try_take(len) else { return };
+            let Some(mut buffer) = self.regions.try_take(len) else {
+                return;
+            };
             self.waiting.pop_front();
             let Some(disk) = self.disk() else { return };
             self.submit(move || match region::read(&disk.device, offset, &mut buffer) {
                 Ok(Content::Read) => {
                     let blocks = digest::blocks(&buffer);
-                    Answer::Region { offset, buffer: Some(buffer), blocks }
+                    Answer::Region {
+                        offset,
+                        buffer: Some(buffer),
+                        blocks,
+                    }
                 }
-                Ok(Content::Hole) => Answer::Region { offset, buffer: None, blocks: vec![None; block_count(len)] },
+                Ok(Content::Hole) => Answer::Region {
+                    offset,
+                    buffer: None,
+                    blocks: vec![None; block_count(len)],
+                },
                 Err(error) => Answer::Event(Event::Failed(disk_failed(&disk, &error))),
             });
         }
@@ -233,14 +270,19 @@ impl Session {
     fn sub_digest(&mut self, offset: u64, blocks: u16) {
         // A region that is a hole was not kept; the source has no reason to ask for it, and gets the truth if it does.
         let buffer = self.kept.get(&offset).cloned();
-        let len = usize::try_from(REGION_SIZE.min(self.core.progress().size - offset)).expect("a region is 1 MiB at most");
+        let len = usize::try_from(REGION_SIZE.min(self.core.progress().size - offset))
+            .expect("a region is 1 MiB at most");
         self.submit(move || {
             let sub_blocks = match &buffer {
                 Some(buffer) => digest::sub_blocks(buffer, blocks),
                 None => digest::sub_blocks(&vec![0; len], blocks),
             };
             let digests = sub_blocks.into_iter().map(|sub_block| sub_block.digest).collect();
-            Answer::Event(Event::SubDigested { offset, blocks, digests })
+            Answer::Event(Event::SubDigested {
+                offset,
+                blocks,
+                digests,
+            })
         });
     }
 
@@ -250,13 +292,19 @@ impl Session {
         self.submit(move || {
             let state = hub.state();
             let stored = state.store_mark(pair_id, seeding_id, durable).and_then(|()| {
-                if complete { state.complete_seeding(pair_id, seeding_id) } else { Ok(()) }
+                if complete {
+                    state.complete_seeding(pair_id, seeding_id)
+                } else {
+                    Ok(())
+                }
             });
             Answer::Event(match stored {
                 Ok(()) => Event::MarkStored,
                 Err(error) => Event::Failed(Refusal {
                     code: ErrorCode::Internal,
-                    text: format!("cannot store the durable mark: {error}; nothing beyond the last mark is acknowledged"),
+                    text: format!(
+                        "cannot store the durable mark: {error}; nothing beyond the last mark is acknowledged"
+                    ),
                     hint: "check the space on the target's state folder".to_owned(),
                 }),
             })
@@ -275,7 +323,7 @@ impl Session {
         });
     }
 
-    fn disk(&self) -> Option<Arc<OpenDisk>> {
+    fn disk(&self) -> Option<Arc<HeldDisk>> {
         self.pair.as_ref().map(|pair| Arc::clone(&pair.disk))
     }
 
@@ -318,10 +366,14 @@ impl Session {
         let refusal = Refusal {
             code,
             text: format!("source {}: {error}", self.peer),
-            hint: "run the same command on the source again: it goes on from the last durable mark".to_owned(),
+            hint: "run the same command on the source again: it goes on from the last durable mark"
+                .to_owned(),
         };
         if code != ErrorCode::Other(0) {
-            let _ = self.outgoing.send(Outgoing { message: Message::Refused(refusal.clone()), payload: None });
+            let _ = self.outgoing.send(Outgoing {
+                message: Message::Refused(refusal.clone()),
+                payload: None,
+            });
         }
         Outcome::Failed(refusal)
     }
@@ -343,12 +395,20 @@ impl Session {
             (None, _) => tracing::debug!(peer = %self.peer, "closed before a pair was opened"),
         }
         self.reader.abort();
-        let Self { outgoing, writer, threads, pair, .. } = self;
+        let Self {
+            outgoing,
+            mut writer,
+            pair,
+            threads,
+            kept,
+            ..
+        } = self;
+        // The disk first: a source that begins again at once should find its pair free.
+        drop((pair, threads, kept));
         drop(outgoing);
-        let _ = timeout(LINGER, writer).await;
-        // Work that is queued keeps the disk open until it is through; the pair is free again only then.
-        drop(threads);
-        drop(pair);
+        if timeout(LINGER, &mut writer).await.is_err() {
+            writer.abort();
+        }
     }
 }
 
@@ -370,7 +430,9 @@ fn write(disk: &OpenDisk, extents: &[Extent], payload: &[u8]) -> Result<(), Refu
             len += next.len as usize;
         }
         let (content, behind) = rest.split_at(len);
-        disk.device.write_all_at(content, first.offset).map_err(|error| disk_failed(disk, &error))?;
+        disk.device
+            .write_all_at(content, first.offset)
+            .map_err(|error| disk_failed(disk, &error))?;
         rest = behind;
     }
     Ok(())
@@ -378,7 +440,9 @@ fn write(disk: &OpenDisk, extents: &[Extent], payload: &[u8]) -> Result<(), Refu
 
 fn zero(disk: &OpenDisk, ranges: &[Range]) -> Result<(), Refusal> {
     for range in ranges {
-        disk.device.zero_range(range.offset, range.len).map_err(|error| disk_failed(disk, &error))?;
+        disk.device
+            .zero_range(range.offset, range.len)
+            .map_err(|error| disk_failed(disk, &error))?;
     }
     Ok(())
 }
@@ -393,7 +457,12 @@ fn disk_failed(disk: &OpenDisk, error: &DeviceError) -> Refusal {
     };
     Refusal {
         code: ErrorCode::DiskFailed,
-        text: format!("target disk {}: {error}: {}; it is not acknowledged", disk.name(), error.io_error()),
+        text: format!(
+            "target disk {} ({}): {error}: {}; it is not acknowledged",
+            disk.paired.scsi_id,
+            disk.facts.kernel_name,
+            error.io_error()
+        ),
         hint: hint.to_owned(),
     }
 }
@@ -402,7 +471,8 @@ fn shutting_down() -> Refusal {
     Refusal {
         code: ErrorCode::ShuttingDown,
         text: "the target is being stopped".to_owned(),
-        hint: "run the same command again when the target is back: it goes on from the last durable mark".to_owned(),
+        hint: "run the same command again when the target is back: it goes on from the last durable mark"
+            .to_owned(),
     }
 }
 
