@@ -4,6 +4,7 @@
 
 use mt_agent::cli::disks::{ListArgs, list};
 use mt_agent::disks::facts::LabDisk;
+use mt_agent::disks::inventory::DiskScope;
 
 fn main() -> std::process::ExitCode {
     let mut args: Vec<String> = std::env::args().skip(1).collect();
@@ -29,7 +30,7 @@ fn main() -> std::process::ExitCode {
             }
         }
     }
-    match list(&ListArgs { json, config: None }, &lab) {
+    match list(&ListArgs { json, config: None }, &DiskScope::new(&lab, &[])) {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(err) => {
             eprintln!("{err}");

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use mt_agent::disks::facts::{DiskKind, LabDisk};
 use mt_agent::disks::gate::{PairedDisk, Purpose, RefusalKind};
-use mt_agent::disks::inventory::gather;
+use mt_agent::disks::inventory::{DiskScope, gather};
 use mt_agent::disks::open::{OpenError, open_paired};
 use mt_agent::error::{ExitCode, Explain as _};
 use mt_blockdev::scsi::ScsiId;
@@ -17,6 +17,10 @@ const SIZE: u64 = 16 << 20;
 
 fn id(last: u8) -> ScsiId {
     ScsiId::parse(&format!("naa.6000c29a71e02b4c9d118e55037fab{last:02x}")).expect("a valid ID")
+}
+
+fn scope(lab: &[LabDisk]) -> DiskScope {
+    DiskScope::new(lab, &[])
 }
 
 fn lab(path: &Path, last: u8) -> LabDisk {
@@ -52,7 +56,7 @@ fn root_a_loop_device_is_opened_once_written_and_rechecked() {
     let file = image(dir.path(), "disk.img", SIZE);
     let device = Loop::attach(&file, &[]);
     let lab = [lab(&device.path, 1)];
-    let inventory = gather(&lab).unwrap();
+    let inventory = gather(&scope(&lab)).unwrap();
     let facts = inventory
         .disks
         .iter()
@@ -61,16 +65,16 @@ fn root_a_loop_device_is_opened_once_written_and_rechecked() {
     assert!(facts.may_be_target, "{:?}", facts.objections);
     assert_eq!((facts.size, facts.content.summary().as_str()), (SIZE, "empty"));
 
-    let open = open_paired(&paired(1), &lab, Purpose::Write).unwrap();
+    let open = open_paired(&paired(1), &scope(&lab), Purpose::Write).unwrap();
     assert!(open.device.is_direct());
     open.recheck().unwrap();
     assert_eq!(
-        refusal(open_paired(&paired(1), &lab, Purpose::Write)),
+        refusal(open_paired(&paired(1), &scope(&lab), Purpose::Write)),
         RefusalKind::Busy,
         "held by ourselves"
     );
     assert_eq!(
-        refusal(open_paired(&paired(1), &lab, Purpose::Verify)),
+        refusal(open_paired(&paired(1), &scope(&lab), Purpose::Verify)),
         RefusalKind::Busy
     );
     let mut block = mt_blockdev::buffer::AlignedBuf::zeroed(4096);
@@ -96,7 +100,7 @@ fn root_a_loop_device_is_opened_once_written_and_rechecked() {
     assert!(err.to_string().ends_with("; nothing more is written"), "{err}");
     drop(open);
     assert_eq!(
-        refusal(open_paired(&paired(1), &lab, Purpose::Write)),
+        refusal(open_paired(&paired(1), &scope(&lab), Purpose::Write)),
         RefusalKind::Size
     );
 }
@@ -114,7 +118,7 @@ fn root_a_mounted_or_filled_loop_device_is_refused() {
     run("mkfs.ext4", &["-q", "-L", "precious", device.text()]);
     let before = std::fs::read(&file).unwrap();
 
-    let err = open_paired(&paired(2), &lab, Purpose::Write).unwrap_err();
+    let err = open_paired(&paired(2), &scope(&lab), Purpose::Write).unwrap_err();
     assert!(
         err.to_string()
             .contains("is not empty: it holds ext4; nothing was written"),
@@ -125,18 +129,18 @@ fn root_a_mounted_or_filled_loop_device_is_refused() {
         "{err}"
     );
     assert_eq!(err.exit_code(), ExitCode::Refused);
-    open_paired(&paired(2), &lab, Purpose::Verify).expect("reading harms nothing");
+    open_paired(&paired(2), &scope(&lab), Purpose::Verify).expect("reading harms nothing");
 
     let named = PairedDisk {
         may_overwrite: true,
         ..paired(2)
     };
     let mount = Mount::new(device.text(), &dir.path().join("mnt"), &["-o", "ro,noload"]);
-    let err = open_paired(&named, &lab, Purpose::Write).unwrap_err();
+    let err = open_paired(&named, &scope(&lab), Purpose::Write).unwrap_err();
     assert!(err.to_string().contains("is mounted on "), "{err}");
     drop(mount);
     assert!(std::fs::read(&file).unwrap() == before, "no refusal wrote a byte");
-    open_paired(&named, &lab, Purpose::Write).expect("named for overwriting and not in use");
+    open_paired(&named, &scope(&lab), Purpose::Write).expect("named for overwriting and not in use");
     assert!(std::fs::read(&file).unwrap() == before, "opening writes nothing");
 }
 
@@ -175,7 +179,7 @@ fn root_a_mount_in_another_namespace_is_seen() {
         may_overwrite: true,
         ..paired(3)
     };
-    let err = open_paired(&named, &[lab(&device.path, 3)], Purpose::Write).unwrap_err();
+    let err = open_paired(&named, &scope(&[lab(&device.path, 3)]), Purpose::Write).unwrap_err();
     drop(child.stdin.take());
     child.wait().unwrap();
     assert!(err.to_string().contains("in another mount namespace"), "{err}");
@@ -190,27 +194,31 @@ fn root_an_image_file_behind_a_loop_device_is_in_use() {
     let file = image(dir.path(), "disk.img", SIZE);
     let first = Loop::attach(&file, &[]);
     assert_eq!(
-        refusal(open_paired(&paired(4), &[lab(&file, 4)], Purpose::Write)),
+        refusal(open_paired(&paired(4), &scope(&[lab(&file, 4)]), Purpose::Write)),
         RefusalKind::LoopAttached
     );
     // The same storage by two names, and by two loop devices.
     let both = [lab(&file, 4), lab(&first.path, 5)];
     assert_eq!(
-        refusal(open_paired(&paired(5), &both, Purpose::Write)),
+        refusal(open_paired(&paired(5), &scope(&both), Purpose::Write)),
         RefusalKind::LabDisk
     );
     let second = Loop::attach(&file, &[]);
     assert_eq!(
-        refusal(open_paired(&paired(5), &[lab(&first.path, 5)], Purpose::Write)),
+        refusal(open_paired(
+            &paired(5),
+            &scope(&[lab(&first.path, 5)]),
+            Purpose::Write
+        )),
         RefusalKind::LoopAttached
     );
     let both = [lab(&first.path, 4), lab(&second.path, 5)];
     assert_eq!(
-        refusal(open_paired(&paired(5), &both, Purpose::Write)),
+        refusal(open_paired(&paired(5), &scope(&both), Purpose::Write)),
         RefusalKind::LabDisk
     );
     drop((first, second));
-    open_paired(&paired(4), &[lab(&file, 4)], Purpose::Write).expect("free again");
+    open_paired(&paired(4), &scope(&[lab(&file, 4)]), Purpose::Write).expect("free again");
 }
 
 #[test]
@@ -222,7 +230,11 @@ fn root_a_loop_device_on_a_loop_device_is_a_use_of_the_lower_one() {
     let lower = Loop::attach(&image(dir.path(), "disk.img", SIZE), &[]);
     let upper = Loop::attach(&lower.path, &[]);
     assert_eq!(
-        refusal(open_paired(&paired(6), &[lab(&lower.path, 6)], Purpose::Write)),
+        refusal(open_paired(
+            &paired(6),
+            &scope(&[lab(&lower.path, 6)]),
+            Purpose::Write
+        )),
         RefusalKind::LoopAttached
     );
     drop(upper);
@@ -233,7 +245,7 @@ fn root_a_disk_of_this_machine_is_no_lab_disk() {
     if !root_or_skip("root_a_disk_of_this_machine_is_no_lab_disk") {
         return;
     }
-    let Some(disk) = gather(&[])
+    let Some(disk) = gather(&scope(&[]))
         .unwrap()
         .disks
         .into_iter()
@@ -250,7 +262,7 @@ fn root_a_disk_of_this_machine_is_no_lab_disk() {
         ..paired(7)
     };
     assert_eq!(
-        refusal(open_paired(&named, &lab, Purpose::Write)),
+        refusal(open_paired(&named, &scope(&lab), Purpose::Write)),
         RefusalKind::LabDisk
     );
 }
@@ -260,10 +272,10 @@ fn an_image_file_is_opened_once_and_rechecked() {
     let dir = scratch();
     let file = image(dir.path(), "disk.img", SIZE);
     let lab = [lab(&file, 8)];
-    let open = open_paired(&paired(8), &lab, Purpose::Write).unwrap();
+    let open = open_paired(&paired(8), &scope(&lab), Purpose::Write).unwrap();
     open.recheck().unwrap();
     assert_eq!(
-        refusal(open_paired(&paired(8), &lab, Purpose::Write)),
+        refusal(open_paired(&paired(8), &scope(&lab), Purpose::Write)),
         RefusalKind::Busy
     );
     // Another file takes its name: writes would go to a file nobody finds again.
@@ -289,7 +301,7 @@ async fn root_a_disk_that_changes_is_told() {
         poll: Duration::from_secs(3600),
         ..WatchTimes::default()
     };
-    let mut watch = Watch::start(vec![lab(&device.path, 9)], times).await.unwrap();
+    let mut watch = Watch::start(scope(&[lab(&device.path, 9)]), times).await.unwrap();
     std::fs::OpenOptions::new()
         .write(true)
         .open(&file)

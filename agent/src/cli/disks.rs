@@ -8,8 +8,8 @@ use clap::Args;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::disks::facts::{DiskFacts, Identity, Inventory, LabDisk};
-use crate::disks::inventory;
+use crate::disks::facts::{DiskFacts, Identity, Inventory};
+use crate::disks::inventory::{self, DiskScope};
 use crate::error::{CliError, ExitCode};
 
 /// Version of the JSON document.
@@ -47,12 +47,12 @@ impl<'a> DisksDocument<'a> {
     }
 }
 
-/// Lists the disks of this machine and the lab disks given. Reads only; needs no service.
+/// Lists the disks of this machine and the lab disks of the scope. Reads only; needs no service.
 ///
 /// # Errors
 /// When the machine cannot be read, or the list cannot be printed.
-pub fn list(args: &ListArgs, lab: &[LabDisk]) -> Result<(), CliError> {
-    let inventory = inventory::gather(lab)?;
+pub fn list(args: &ListArgs, scope: &DiskScope) -> Result<(), CliError> {
+    let inventory = inventory::gather(scope)?;
     let text = if args.json {
         let mut text = serde_json::to_string_pretty(&DisksDocument::new(&inventory)).map_err(|err| {
             CliError::new(

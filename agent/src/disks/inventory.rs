@@ -9,6 +9,7 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mt_blockdev::mounts::{Mount, Proc, mount_of};
 use mt_blockdev::scsi::{self, VPD_DEVICE_ID, VPD_UNIT_SERIAL};
@@ -57,12 +58,34 @@ impl Explain for InventoryError {
     }
 }
 
-/// Gathers the facts of all disks of this machine, and of the lab disks given.
+/// What the configuration adds to what can be seen of a machine's disks.
+#[derive(Debug, Clone, Default)]
+pub struct DiskScope {
+    /// Stand-ins for SCSI disks.
+    pub lab: Arc<[LabDisk]>,
+    /// Places of the appliance's own beside the usual ones: the configured state folder.
+    pub own_places: Arc<[PathBuf]>,
+}
+
+impl DiskScope {
+    /// The scope of a configuration.
+    #[must_use]
+    pub fn new(lab: &[LabDisk], own_places: &[PathBuf]) -> Self {
+        Self {
+            lab: lab.into(),
+            own_places: own_places.into(),
+        }
+    }
+}
+
+/// Gathers the facts of all disks of this machine, and of the lab disks of the scope.
 ///
 /// # Errors
 /// [`InventoryError`] when `/sys` or `/proc` cannot be read.
-pub fn gather(lab: &[LabDisk]) -> Result<Inventory, InventoryError> {
-    Gatherer::default().gather(lab)
+pub fn gather(scope: &DiskScope) -> Result<Inventory, InventoryError> {
+    let mut gatherer = Gatherer::default();
+    gatherer.own_places.extend_from_slice(&scope.own_places);
+    gatherer.gather(&scope.lab)
 }
 
 /// Where the facts come from; the defaults are this machine.
@@ -72,7 +95,7 @@ pub struct Gatherer {
     pub sysfs: Sysfs,
     /// Proc.
     pub proc: Proc,
-    /// More places of the appliance's own: the configured state folder.
+    /// Places of the appliance's own.
     pub own_places: Vec<PathBuf>,
 }
 

@@ -18,9 +18,9 @@ use mt_blockdev::sysfs::{DeviceNumber, Sysfs};
 
 use crate::error::{ExitCode, Explain};
 
-use super::facts::{DiskFacts, DiskKind, LabDisk};
+use super::facts::{DiskFacts, DiskKind};
 use super::gate::{self, PairedDisk, Purpose, Refusal, RefusalKind};
-use super::inventory::{self, InventoryError};
+use super::inventory::{self, DiskScope, InventoryError};
 
 /// Why a target disk was not opened. Nothing was written.
 #[derive(Debug, thiserror::Error)]
@@ -69,8 +69,8 @@ pub struct OpenDisk {
 ///
 /// # Errors
 /// [`OpenError`]; nothing was written.
-pub fn open_paired(paired: &PairedDisk, lab: &[LabDisk], purpose: Purpose) -> Result<OpenDisk, OpenError> {
-    let inventory = inventory::gather(lab)?;
+pub fn open_paired(paired: &PairedDisk, scope: &DiskScope, purpose: Purpose) -> Result<OpenDisk, OpenError> {
+    let inventory = inventory::gather(scope)?;
     let facts = gate::admit(paired, &inventory, purpose)?.clone();
     let access = match purpose {
         Purpose::Write => Access::ReadWrite,

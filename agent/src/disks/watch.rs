@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use mt_blockdev::udev::{EventSource, Monitor};
 use tokio::io::unix::AsyncFd;
 
-use super::facts::{Inventory, InventoryDiff, LabDisk};
-use super::inventory::{self, InventoryError};
+use super::facts::{Inventory, InventoryDiff};
+use super::inventory::{self, DiskScope, InventoryError};
 
 /// How events settle and how often is looked without one.
 #[derive(Debug, Clone, Copy)]
@@ -104,7 +104,7 @@ pub struct Change {
 #[derive(Debug)]
 pub struct Watch {
     monitor: AsyncFd<Monitor>,
-    lab: Vec<LabDisk>,
+    scope: DiskScope,
     schedule: Schedule,
     last: Inventory,
 }
@@ -116,14 +116,14 @@ impl Watch {
     ///
     /// # Errors
     /// [`WatchError`] when there are no events to be had or the machine cannot be read.
-    pub async fn start(lab: Vec<LabDisk>, times: WatchTimes) -> Result<Self, WatchError> {
+    pub async fn start(scope: DiskScope, times: WatchTimes) -> Result<Self, WatchError> {
         let monitor = Monitor::open(EventSource::detect()).map_err(WatchError::Events)?;
         let monitor = monitor.into_async().map_err(WatchError::Events)?;
         let schedule = Schedule::new(times, Instant::now());
-        let last = look(lab.clone()).await?;
+        let last = look(scope.clone()).await?;
         Ok(Self {
             monitor,
-            lab,
+            scope,
             schedule,
             last,
         })
@@ -163,7 +163,7 @@ impl Watch {
                     }
                 }
                 () = tokio::time::sleep_until(due) => {
-                    let inventory = look(self.lab.clone()).await;
+                    let inventory = look(self.scope.clone()).await;
                     self.schedule.looked(Instant::now());
                     let inventory = inventory?;
                     let diff = InventoryDiff::between(&self.last, &inventory);
@@ -178,8 +178,8 @@ impl Watch {
 }
 
 /// Gathers the facts on a thread that may block: sixty disks take their time.
-async fn look(lab: Vec<LabDisk>) -> Result<Inventory, WatchError> {
-    let gathered = tokio::task::spawn_blocking(move || inventory::gather(&lab)).await;
+async fn look(scope: DiskScope) -> Result<Inventory, WatchError> {
+    let gathered = tokio::task::spawn_blocking(move || inventory::gather(&scope)).await;
     Ok(gathered.map_err(|_| WatchError::Interrupted)??)
 }
 

@@ -12,7 +12,8 @@ use tokio::time::sleep;
 use super::opening::Opener;
 use super::registry::PairsInUse;
 use super::service::{listen, serve};
-use crate::disks::facts::{DiskFacts, Inventory, InventoryDiff, LabDisk};
+use crate::disks::facts::{DiskFacts, Inventory, InventoryDiff};
+use crate::disks::inventory::DiskScope;
 use crate::disks::watch::{Watch, WatchTimes};
 use crate::error::{CliError, ExitCode};
 use crate::hub::{Alarm, Hub, Severity};
@@ -31,8 +32,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// The data port.
     pub listen: SocketAddr,
-    /// Stand-ins for SCSI disks.
-    pub lab: Arc<[LabDisk]>,
+    /// What the configuration says of disks.
+    pub disks: DiskScope,
 }
 
 /// A target that is up: its parts, for the local socket.
@@ -42,8 +43,8 @@ pub struct Target {
     pub hub: Hub,
     /// Which pairs have a session.
     pub pairs: PairsInUse,
-    /// Stand-ins for SCSI disks.
-    pub lab: Arc<[LabDisk]>,
+    /// What the configuration says of disks.
+    pub disks: DiskScope,
 }
 
 /// Runs a target until `stop` becomes true. `serve_socket` is given the target once it is up, and runs beside it.
@@ -62,7 +63,7 @@ where
     let hub = Hub::new(state, Timestamp::now());
     // The port before the disks: an agent that is started twice should say so at once.
     let listener = listen(settings.listen).await?;
-    let watched = Watch::start(settings.lab.to_vec(), WatchTimes::default())
+    let watched = Watch::start(settings.disks.clone(), WatchTimes::default())
         .await
         .map_err(|error| {
             CliError::new(
@@ -75,18 +76,18 @@ where
     let target = Target {
         hub: hub.clone(),
         pairs: PairsInUse::default(),
-        lab: Arc::clone(&settings.lab),
+        disks: settings.disks.clone(),
     };
     let (hot_plug, hot_plugged) = watch::channel(0);
     let opener = Opener {
         hub: hub.clone(),
         pairs: target.pairs.clone(),
-        lab: Arc::clone(&settings.lab),
+        disks: settings.disks.clone(),
     };
-    if !settings.lab.is_empty() {
+    if !settings.disks.lab.is_empty() {
         tracing::warn!(
             "lab: {} disks of the configuration stand in for SCSI disks",
-            settings.lab.len()
+            settings.disks.lab.len()
         );
     }
     tracing::info!(

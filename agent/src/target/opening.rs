@@ -8,8 +8,8 @@ use mt_wire::limits::REGION_SIZE;
 use mt_wire::{ErrorCode, Mode, OpenPair, Refusal};
 
 use super::registry::{PairHold, PairsInUse};
-use crate::disks::facts::LabDisk;
 use crate::disks::gate::{PairedDisk, Purpose};
+use crate::disks::inventory::DiskScope;
 use crate::disks::open::{OpenDisk, OpenError, open_paired};
 use crate::error::{ExitCode, Explain};
 use crate::hub::Hub;
@@ -23,8 +23,8 @@ pub struct Opener {
     pub hub: Hub,
     /// Which pairs have a session.
     pub pairs: PairsInUse,
-    /// Stand-ins for SCSI disks, from the configuration.
-    pub lab: Arc<[LabDisk]>,
+    /// What the configuration says of disks.
+    pub disks: DiskScope,
 }
 
 /// The open disk of a pair, and the claim to be its only session. Work that is still queued when a session ends holds
@@ -109,7 +109,7 @@ pub fn open_pair(opener: &Opener, open: &OpenPair, peer: SocketAddr) -> Result<O
         logical_block_size: pair.logical_block_size,
         may_overwrite: pair.adopted || pair.overwrite,
     };
-    let disk = open_paired(&paired, &opener.lab, purpose).map_err(|error| gate_refusal(&name, &error))?;
+    let disk = open_paired(&paired, &opener.disks, purpose).map_err(|error| gate_refusal(&name, &error))?;
     let (seeding_id, start) = match open.mode {
         Mode::Verify => ([0; 16], 0),
         Mode::Seed => begin_or_resume(opener, &pair, open)?,

@@ -275,7 +275,7 @@ fn lab_disks_that_are_none_or_the_same_are_refused() {
 
 #[test]
 fn this_machine_can_be_read_without_root_and_its_root_disk_is_no_target() {
-    let inventory = gather(&[]).unwrap();
+    let inventory = gather(&DiskScope::default()).unwrap();
     for disk in &inventory.disks {
         assert!(
             !disk.kernel_name.starts_with("loop") && !disk.kernel_name.starts_with("zram"),
