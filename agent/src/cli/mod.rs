@@ -1,4 +1,137 @@
-//! The command line: one file per noun.
+//! The command line: one file per noun, and the table of all verbs here.
 
+pub mod config;
 pub mod disks;
 pub mod source;
+pub mod target;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::{CliError, ExitCode};
+
+/// Threads of the runtime: protocol work only, disks have their own.
+const RUNTIME_THREADS: usize = 2;
+
+/// The agent of the master target: brings machines home from a cloud to VMware ESXi.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mt-agent",
+    version,
+    max_term_width = 80,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    /// Log what is needed to find a fault
+    #[arg(long, short, global = true)]
+    pub verbose: bool,
+
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the target: receive disks and write them to the paired target disks
+    Target(target::TargetArgs),
+    /// Disks of this machine
+    #[command(subcommand)]
+    Disks(DisksVerb),
+    /// The protected machine's side
+    #[command(subcommand)]
+    Source(SourceVerb),
+    /// Compare a protected disk with its target disk; nothing is written
+    Verify(source::SourceArgs),
+    /// Configuration files
+    #[command(subcommand)]
+    Config(ConfigVerb),
+}
+
+#[derive(Debug, Subcommand)]
+enum DisksVerb {
+    /// List disks: SCSI ID, what is on them, who uses them, which may be targets
+    List(disks::ListArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum SourceVerb {
+    /// Send an image, block device or snapshot; only what differs travels
+    Send(source::SourceArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigVerb {
+    /// Check a file and say what is wrong with it
+    Check {
+        /// The file
+        #[arg(value_name = "FILE")]
+        path: PathBuf,
+    },
+}
+
+impl Cli {
+    /// Whether the answer is for a program, so that an error has to be one too.
+    pub fn wants_json(&self) -> bool {
+        match &self.verb {
+            Verb::Disks(DisksVerb::List(args)) => args.json,
+            Verb::Source(SourceVerb::Send(args)) | Verb::Verify(args) => args.json,
+            Verb::Target(_) | Verb::Config(_) => false,
+        }
+    }
+}
+
+/// Carries out what was asked for.
+///
+/// # Errors
+/// Whatever keeps it from being done.
+pub fn run(cli: Cli) -> Result<ExitCode, CliError> {
+    match cli.verb {
+        Verb::Disks(DisksVerb::List(args)) => {
+            let scope = config::scope(args.config.as_deref())?;
+            disks::list(&args, &scope).map(|()| ExitCode::Done)
+        }
+        Verb::Config(ConfigVerb::Check { path }) => config::check(&path),
+        Verb::Target(args) => block_on(target::run(&args)),
+        Verb::Source(SourceVerb::Send(args)) => block_on(source::send(&args)),
+        Verb::Verify(args) => block_on(source::verify(&args)),
+    }
+}
+
+fn block_on(work: impl Future<Output = Result<ExitCode, CliError>>) -> Result<ExitCode, CliError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(RUNTIME_THREADS)
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|error| {
+        CliError::new(
+            ExitCode::Unexpected,
+            format!("cannot start the asynchronous runtime: {error}"),
+        )
+    })?;
+    let outcome = runtime.block_on(work);
+    // A thread that hangs on a disk must not keep the process from ending.
+    runtime.shutdown_background();
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    /// Every help text, of every command, fits a terminal of 80 columns.
+    #[test]
+    fn help_is_at_most_80_columns_wide() {
+        let mut commands = vec![Cli::command()];
+        while let Some(mut command) = commands.pop() {
+            let help = command.render_long_help().to_string();
+            for line in help.lines() {
+                assert!(line.chars().count() <= 80, "{}: {line:?}", command.get_name());
+            }
+            commands.extend(command.get_subcommands().cloned());
+        }
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,38 @@
+//! `mt-agent target`: the service.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::config::scope_of;
+use super::source::stop_on_signal;
+use crate::config::{Config, DEFAULT_PATH};
+use crate::error::{CliError, ExitCode};
+use crate::target::app::{self, Settings};
+
+/// What the service is told.
+#[derive(Debug, Clone, Args)]
+pub struct TargetArgs {
+    /// Configuration file
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
+    pub config: PathBuf,
+}
+
+/// Runs the target until it is told to stop.
+///
+/// # Errors
+/// When the configuration is wrong, or the service cannot be brought up.
+pub async fn run(args: &TargetArgs) -> Result<ExitCode, CliError> {
+    let config = Config::load(&args.config)?;
+    let settings = Settings {
+        state_dir: config.state_dir.clone(),
+        listen: config.listen,
+        disks: scope_of(&config),
+    };
+    app::run(&settings, stop_on_signal()?, |_target, mut stop| async move {
+        let _ = stop.wait_for(|stop| *stop).await;
+        Ok(())
+    })
+    .await?;
+    Ok(ExitCode::Done)
+}
