@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use mt_blockdev::device::{BlockDevice, DeviceError};
+use mt_blockdev::device::DeviceError;
 use mt_wire::limits::{BLOCK_SIZE, HELLO_SIZE, REGION_SIZE, REGION_WINDOW_MAX, SUB_BLOCK_SIZE};
 use mt_wire::message::sub_block_count;
 use mt_wire::{Extent, Message, OpenPair};
@@ -66,7 +66,7 @@ enum Answer {
 /// One connection to a target, in use.
 pub struct Session {
     core: SourceSession,
-    device: Arc<BlockDevice>,
+    image: Image,
     threads: DiskThreads,
     buffers: BufferPool,
     kept: HashMap<u64, Arc<PooledBuf>>,
@@ -120,7 +120,7 @@ impl Session {
         ));
         let mut session = Self {
             core,
-            device: Arc::clone(&image.device),
+            image: image.clone(),
             threads,
             buffers: BufferPool::new(usize::from(REGION_WINDOW_MAX) + BUFFERS_SPARE),
             kept: HashMap::new(),
@@ -169,6 +169,11 @@ impl Session {
             for action in self.core.handle(event) {
                 match action {
                     Action::StoreMark { seeding_id, durable } => store_mark(seeding_id, durable)?,
+                    Action::Send(Message::SeedingEnd(end)) => {
+                        // Before the target notes that the copy is complete: a copy of something that changed is not.
+                        self.image.check_unchanged()?;
+                        self.act(Action::Send(Message::SeedingEnd(end)));
+                    }
                     Action::Finished => {
                         progress(self.core.progress());
                         return Ok(self.finish().await);
@@ -256,7 +261,7 @@ impl Session {
                 return;
             };
             self.waiting.pop_front();
-            let device = Arc::clone(&self.device);
+            let device = Arc::clone(&self.image.device);
             self.submit(move || match region::read(&device, offset, &mut buffer) {
                 Ok(Content::Read) => {
                     let blocks = digest::blocks_with_zeros(&buffer);
