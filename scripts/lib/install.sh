@@ -36,7 +36,8 @@ install_packages() {
     ((${#missing[@]})) || return 0
     [[ $(id -u) == 0 ]] || die 2 "these packages are missing: ${missing[*]}" "apt-get install ${missing[*]}"
     # shellcheck disable=SC1091
-    local suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-unknown}")
+    local suite
+    suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-unknown}")
     say "installing: ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
     run "${APT[@]}" update || die "apt-get update failed" "is the network there, and are the sources in /etc/apt right?"
