@@ -40,8 +40,8 @@ install_packages() {
     suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-unknown}")
     say "installing: ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
-    run "${APT[@]}" update || die "apt-get update failed" "is the network there, and are the sources in /etc/apt right?"
-    run "${APT[@]}" install "${missing[@]}" || code=$?
+    run "${APT[@]}" update >&2 || die "apt-get update failed" "is the network there, and are the sources in /etc/apt right?"
+    run "${APT[@]}" install "${missing[@]}" >&2 || code=$?
     ((code == 0)) && return 0
     # QEMU's packages depend on each other by exact version. Where one of them came from elsewhere (backports, a
     # security update that the mirror does not carry for all), all are taken from the release itself.
@@ -56,7 +56,7 @@ install_packages() {
         [[ " ${missing[*]} " == *" qemu-"* ]] && pinned+=("$name/$suite")
     done
     say "trying again with all of QEMU from $suite"
-    run "${APT[@]}" install --allow-downgrades "${pinned[@]}" ||
+    run "${APT[@]}" install --allow-downgrades "${pinned[@]}" >&2 ||
         die "apt-get could not install ${missing[*]}" "read what it printed above"
 }
 
@@ -80,7 +80,7 @@ install_rust() {
     # Debian 12's own compiler is older than what the libraries need, and it has no rustup package.
     if [[ -n $(apt-cache --quiet=0 policy rustup 2>/dev/null | grep 'Candidate: [0-9]') ]]; then
         say "installing rustup from Debian, then the stable toolchain"
-        run "${APT[@]}" install rustup
+        run "${APT[@]}" install rustup >&2
     else
         say "installing rustup from static.rust-lang.org into ${CARGO_HOME:-$HOME/.cargo}, then the stable toolchain"
         local base=https://static.rust-lang.org/rustup/dist/x86_64-unknown-linux-gnu temp
