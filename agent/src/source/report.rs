@@ -92,7 +92,7 @@ pub struct Teller {
     mode: Mode,
     bar: Option<ProgressBar>,
     started: Instant,
-    last_line: Option<Instant>,
+    last_line: Instant,
 }
 
 impl Teller {
@@ -109,12 +109,13 @@ impl Teller {
             bar.set_message(verb(mode));
             bar
         });
+        let started = Instant::now();
         Self {
             audience,
             mode,
             bar,
-            started: Instant::now(),
-            last_line: None,
+            started,
+            last_line: started,
         }
     }
 
@@ -132,10 +133,10 @@ impl Teller {
         } else {
             LINE_INTERVAL
         };
-        if self.last_line.is_some_and(|last| now - last < interval) {
+        if now - self.last_line < interval {
             return;
         }
-        self.last_line = Some(now);
+        self.last_line = now;
         let seconds = self.started.elapsed().as_secs_f64().max(0.001);
         let rate = numbers.compared as f64 / seconds;
         let left = numbers.size.saturating_sub(position);
