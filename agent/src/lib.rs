@@ -13,4 +13,5 @@ pub mod random;
 pub mod seeding;
 pub mod source;
 pub mod state;
+pub mod status;
 pub mod target;

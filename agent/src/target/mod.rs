@@ -3,6 +3,6 @@
 pub mod app;
 pub mod opening;
 pub mod registry;
-mod report;
+pub mod report;
 pub mod service;
 mod session;
