@@ -28,6 +28,26 @@ pub enum ExitCode {
     Differences = 9,
 }
 
+impl ExitCode {
+    /// The code of a number that another process named; `Unexpected` for one that is not ours.
+    pub fn from_number(number: u8) -> Self {
+        let all = [
+            Self::Done,
+            Self::Usage,
+            Self::Config,
+            Self::DiskMissing,
+            Self::Refused,
+            Self::Peer,
+            Self::Retention,
+            Self::PartlyDone,
+            Self::Differences,
+        ];
+        all.into_iter()
+            .find(|code| *code as u8 == number)
+            .unwrap_or(Self::Unexpected)
+    }
+}
+
 impl From<ExitCode> for std::process::ExitCode {
     fn from(code: ExitCode) -> Self {
         Self::from(code as u8)

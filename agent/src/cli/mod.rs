@@ -2,7 +2,13 @@
 
 pub mod config;
 pub mod disks;
+pub mod events;
+pub mod jobs;
+pub mod output;
+pub mod pair;
+pub mod screen;
 pub mod source;
+pub mod status;
 pub mod target;
 
 use std::path::PathBuf;
@@ -38,6 +44,16 @@ enum Verb {
     /// Disks of this machine
     #[command(subcommand)]
     Disks(DisksVerb),
+    /// What is happening, and what is wrong
+    Status(status::StatusArgs),
+    /// Pairs of protected disks and target disks
+    #[command(subcommand)]
+    Pair(PairVerb),
+    /// Seedings and verifications, running and past
+    #[command(subcommand)]
+    Jobs(JobsVerb),
+    /// Tell what happens, as it happens
+    Events(output::ServiceArgs),
     /// The protected machine's side
     #[command(subcommand)]
     Source(SourceVerb),
@@ -46,6 +62,27 @@ enum Verb {
     /// Configuration files
     #[command(subcommand)]
     Config(ConfigVerb),
+    /// Print the OpenAPI document of the local socket
+    #[command(hide = true)]
+    Openapi,
+}
+
+#[derive(Debug, Subcommand)]
+enum PairVerb {
+    /// Pair a protected disk with a target disk
+    Add(pair::AddArgs),
+    /// List pairs, where they are, and what speaks against their disks
+    List(output::ServiceArgs),
+    /// Remove a pair; its disk is not touched
+    Remove(pair::RemoveArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum JobsVerb {
+    /// List jobs, newest first
+    List(output::ServiceArgs),
+    /// Show one job
+    Show(jobs::ShowArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -76,7 +113,14 @@ impl Cli {
         match &self.verb {
             Verb::Disks(DisksVerb::List(args)) => args.json,
             Verb::Source(SourceVerb::Send(args)) | Verb::Verify(args) => args.json,
-            Verb::Target(_) | Verb::Config(_) => false,
+            Verb::Status(args) => args.json,
+            Verb::Pair(PairVerb::Add(args)) => args.service.json,
+            Verb::Pair(PairVerb::Remove(args)) => args.service.json,
+            Verb::Jobs(JobsVerb::Show(args)) => args.service.json,
+            Verb::Pair(PairVerb::List(args)) | Verb::Jobs(JobsVerb::List(args)) | Verb::Events(args) => {
+                args.json
+            }
+            Verb::Target(_) | Verb::Config(_) | Verb::Openapi => false,
         }
     }
 }
@@ -92,6 +136,14 @@ pub fn run(cli: Cli) -> Result<ExitCode, CliError> {
             disks::list(&args, &scope).map(|()| ExitCode::Done)
         }
         Verb::Config(ConfigVerb::Check { path }) => config::check(&path),
+        Verb::Openapi => output::print(&crate::status::routes::openapi()).map(|()| ExitCode::Done),
+        Verb::Status(args) => block_on(status::run(&args)),
+        Verb::Pair(PairVerb::Add(args)) => block_on(pair::add(&args)),
+        Verb::Pair(PairVerb::List(args)) => block_on(pair::list(&args)),
+        Verb::Pair(PairVerb::Remove(args)) => block_on(pair::remove(&args)),
+        Verb::Jobs(JobsVerb::List(args)) => block_on(jobs::list(&args)),
+        Verb::Jobs(JobsVerb::Show(args)) => block_on(jobs::show(&args)),
+        Verb::Events(args) => block_on(events::run(&args)),
         Verb::Target(args) => block_on(target::run(&args)),
         Verb::Source(SourceVerb::Send(args)) => block_on(source::send(&args)),
         Verb::Verify(args) => block_on(source::verify(&args)),

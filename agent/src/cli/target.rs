@@ -1,6 +1,7 @@
 //! `mt-agent target`: the service.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 
@@ -8,6 +9,7 @@ use super::config::scope_of;
 use super::source::stop_on_signal;
 use crate::config::{Config, DEFAULT_PATH};
 use crate::error::{CliError, ExitCode};
+use crate::status::server;
 use crate::target::app::{self, Settings};
 
 /// What the service is told.
@@ -29,9 +31,9 @@ pub async fn run(args: &TargetArgs) -> Result<ExitCode, CliError> {
         listen: config.listen,
         disks: scope_of(&config),
     };
-    app::run(&settings, stop_on_signal()?, |_target, mut stop| async move {
-        let _ = stop.wait_for(|stop| *stop).await;
-        Ok(())
+    let config = Arc::new(config);
+    app::run(&settings, stop_on_signal()?, |target, stop| {
+        server::serve(config, target, stop)
     })
     .await?;
     Ok(ExitCode::Done)

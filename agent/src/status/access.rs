@@ -92,12 +92,20 @@ fn groups_of_process(folder: &Path, uid: Uid) -> Vec<Gid> {
 
 /// Reads `Uid:` (real, effective, saved, file system) and `Groups:` of proc_pid_status(5).
 fn groups_in(text: &str, uid: Uid) -> Vec<Gid> {
-    let values = |key| text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default().split_whitespace();
+    let values = |key| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(key))
+            .unwrap_or_default()
+            .split_whitespace()
+    };
     let effective = values("Uid:").nth(1).and_then(|text| text.parse().ok());
     if effective != Some(uid.as_raw()) {
         return Vec::new();
     }
-    values("Groups:").filter_map(|text| text.parse().ok()).map(Gid::from_raw).collect()
+    values("Groups:")
+        .filter_map(|text| text.parse().ok())
+        .map(Gid::from_raw)
+        .collect()
 }
 
 #[cfg(test)]
@@ -105,7 +113,11 @@ mod tests {
     use super::*;
 
     fn peer(uid: u32, gid: u32) -> Peer {
-        Peer { uid: Uid::from_raw(uid), gid: Gid::from_raw(gid), pid: Some(4711) }
+        Peer {
+            uid: Uid::from_raw(uid),
+            gid: Gid::from_raw(gid),
+            pid: Some(4711),
+        }
     }
 
     #[test]
@@ -113,8 +125,12 @@ mod tests {
         let (root, own, group) = (Uid::from_raw(0), Uid::from_raw(500), Some(Gid::from_raw(7)));
         let member = |_: Peer, _: Gid| true;
         let stranger = |_: Peer, _: Gid| false;
-        let read = |uid| Access::Read { uid: Uid::from_raw(uid) };
-        let nothing = |uid| Access::Nothing { uid: Uid::from_raw(uid) };
+        let read = |uid| Access::Read {
+            uid: Uid::from_raw(uid),
+        };
+        let nothing = |uid| Access::Nothing {
+            uid: Uid::from_raw(uid),
+        };
         let rows = [
             (decide(peer(0, 0), None, own, stranger), Access::Change),
             (decide(peer(500, 9), None, own, stranger), Access::Change),
@@ -133,7 +149,10 @@ mod tests {
     #[test]
     fn groups_are_believed_only_of_the_same_user() {
         let text = "Name:\tmt-agent\nUid:\t1001\t1002\t1001\t1001\nGid:\t9\t9\t9\t9\nGroups:\t7 9 65534 \n";
-        let ids: Vec<u32> = groups_in(text, Uid::from_raw(1002)).iter().map(|gid| gid.as_raw()).collect();
+        let ids: Vec<u32> = groups_in(text, Uid::from_raw(1002))
+            .iter()
+            .map(|gid| gid.as_raw())
+            .collect();
         assert_eq!(ids, [7, 9, 65534]);
         assert_eq!(groups_in(text, Uid::from_raw(1001)), []);
         assert_eq!(groups_in("", Uid::from_raw(0)), []);

@@ -52,38 +52,80 @@ pub fn text(status: &StatusDoc) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("mt_agent");
     let build = Info::new(vec![("version", status.agent.version.clone())]);
     registry.register("build", "Version of the agent", build);
-    number(&mut registry, "lab", "1 while lab disks stand in for SCSI disks", u64::from(status.lab));
+    number(
+        &mut registry,
+        "lab",
+        "1 while lab disks stand in for SCSI disks",
+        u64::from(status.lab),
+    );
     let started = u64::try_from(status.agent.started.as_second()).unwrap_or(0);
-    number(&mut registry, "start_time_seconds", "When the agent was started, seconds since 1970", started);
+    number(
+        &mut registry,
+        "start_time_seconds",
+        "When the agent was started, seconds since 1970",
+        started,
+    );
 
     let alarms = Family::<OfSeverity, Number>::default();
-    for (severity, word) in
-        [(SeverityDoc::Critical, "critical"), (SeverityDoc::Warning, "warning"), (SeverityDoc::Notice, "notice")]
-    {
-        let count = status.alarms.iter().filter(|alarm| alarm.severity == severity).count();
-        alarms.get_or_create(&OfSeverity { severity: word }).set(count as u64);
+    for (severity, word) in [
+        (SeverityDoc::Critical, "critical"),
+        (SeverityDoc::Warning, "warning"),
+        (SeverityDoc::Notice, "notice"),
+    ] {
+        let count = status
+            .alarms
+            .iter()
+            .filter(|alarm| alarm.severity == severity)
+            .count();
+        alarms
+            .get_or_create(&OfSeverity { severity: word })
+            .set(count as u64);
     }
     registry.register("alarms", "Alarms that are raised", alarms);
 
     let disks = Family::<OfDisks, Number>::default();
     let summary = &status.disks;
-    for (state, count) in
-        [("paired", summary.paired), ("free", summary.free), ("not_usable", summary.not_usable)]
-    {
+    for (state, count) in [
+        ("paired", summary.paired),
+        ("free", summary.free),
+        ("not_usable", summary.not_usable),
+    ] {
         disks.get_or_create(&OfDisks { state }).set(count as u64);
     }
     registry.register("disks", "Disks of this machine", disks);
 
-    number(&mut registry, "jobs_running", "Jobs that run", status.jobs_running.len() as u64);
+    number(
+        &mut registry,
+        "jobs_running",
+        "Jobs that run",
+        status.jobs_running.len() as u64,
+    );
     let jobs = Family::<OfOutcome, Counter>::default();
-    jobs.get_or_create(&OfOutcome { outcome: "done" }).inc_by(status.totals.jobs_done);
-    jobs.get_or_create(&OfOutcome { outcome: "failed" }).inc_by(status.totals.jobs_failed);
+    jobs.get_or_create(&OfOutcome { outcome: "done" })
+        .inc_by(status.totals.jobs_done);
+    jobs.get_or_create(&OfOutcome { outcome: "failed" })
+        .inc_by(status.totals.jobs_failed);
     registry.register("jobs_ended", "Jobs that ended since the agent was started", jobs);
 
     let totals = &status.totals;
-    total(&mut registry, "written", "Content written to target disks", totals.bytes_written);
-    total(&mut registry, "zeroed", "Made zero on target disks", totals.bytes_zeroed);
-    total(&mut registry, "on_wire", "Received from and sent to sources", totals.bytes_on_wire);
+    total(
+        &mut registry,
+        "written",
+        "Content written to target disks",
+        totals.bytes_written,
+    );
+    total(
+        &mut registry,
+        "zeroed",
+        "Made zero on target disks",
+        totals.bytes_zeroed,
+    );
+    total(
+        &mut registry,
+        "on_wire",
+        "Received from and sent to sources",
+        totals.bytes_on_wire,
+    );
     pairs(&mut registry, &status.pairs);
 
     let mut out = String::new();
@@ -105,28 +147,59 @@ fn total(registry: &mut Registry, name: &str, help: &str, bytes: u64) {
 
 fn pairs(registry: &mut Registry, pairs: &[PairDoc]) {
     let family = Family::<OfPair, Number>::default;
-    let (size, applied, durable, lag, rate, refused) = (family(), family(), family(), family(), family(), family());
+    let (size, applied, durable, lag, rate, refused) =
+        (family(), family(), family(), family(), family(), family());
     let phases = Family::<OfPhase, Number>::default();
     for pair in pairs {
-        let labels = OfPair { pair: pair.pair.clone(), scsi_id: pair.scsi_id.to_string() };
-        size.get_or_create(&labels).set(pair.protected_size.unwrap_or(pair.size));
-        durable.get_or_create(&labels).set(pair.seeding.as_ref().map_or(0, |seeding| seeding.durable));
+        let labels = OfPair {
+            pair: pair.pair.clone(),
+            scsi_id: pair.scsi_id.to_string(),
+        };
+        size.get_or_create(&labels)
+            .set(pair.protected_size.unwrap_or(pair.size));
+        durable
+            .get_or_create(&labels)
+            .set(pair.seeding.as_ref().map_or(0, |seeding| seeding.durable));
         let session = pair.session.as_ref();
-        rate.get_or_create(&labels).set(session.map_or(0, |session| session.rate));
+        rate.get_or_create(&labels)
+            .set(session.map_or(0, |session| session.rate));
         if let Some(session) = session.filter(|_| pair.phase == PairPhase::Seeding) {
             applied.get_or_create(&labels).set(session.applied);
             lag.get_or_create(&labels).set(session.lag);
         }
-        refused.get_or_create(&labels).set(u64::from(pair.disk_problem.is_some()));
-        phases.get_or_create(&OfPhase { pair: pair.pair.clone(), phase: phase_word(pair.phase) }).set(1);
+        refused
+            .get_or_create(&labels)
+            .set(u64::from(pair.disk_problem.is_some()));
+        phases
+            .get_or_create(&OfPhase {
+                pair: pair.pair.clone(),
+                phase: phase_word(pair.phase),
+            })
+            .set(1);
     }
     let mut bytes = |name, help, family| registry.register_with_unit(name, help, Unit::Bytes, family);
-    bytes("pair_size", "Size of the protected disk, or of the target disk before it is known", size);
+    bytes(
+        "pair_size",
+        "Size of the protected disk, or of the target disk before it is known",
+        size,
+    );
     bytes("pair_applied", "Settled by the session that seeds it", applied);
-    bytes("pair_durable", "Durable and acknowledged of the newest seeding", durable);
+    bytes(
+        "pair_durable",
+        "Durable and acknowledged of the newest seeding",
+        durable,
+    );
     bytes("pair_lag", "Settled and not yet durable", lag);
-    bytes("pair_rate_per_second", "Gone over by its session, a second", rate);
-    registry.register("pair_disk_refused", "1 while the target disk would be refused", refused);
+    registry.register(
+        "pair_bytes_per_second",
+        "Gone over by its session, bytes a second",
+        rate,
+    );
+    registry.register(
+        "pair_disk_refused",
+        "1 while the target disk would be refused",
+        refused,
+    );
     registry.register("pair_phase", "1 for the phase the pair is in", phases);
 }
 

@@ -115,15 +115,23 @@ impl Explain for PairingError {
         match self {
             Self::Name { .. } => Some("names are MACHINE/DISK, for example db01/scsi0:1".to_owned()),
             Self::ScsiId { .. } => Some("take it from \"mt-agent disks list\"".to_owned()),
-            Self::OtherDisk { .. } => Some("name the same disk twice, or leave the overwriting away".to_owned()),
-            Self::Refused { pair, scsi_id, refusal } => match refusal.kind() {
+            Self::OtherDisk { .. } => {
+                Some("name the same disk twice, or leave the overwriting away".to_owned())
+            }
+            Self::Refused {
+                pair,
+                scsi_id,
+                refusal,
+            } => match refusal.kind() {
                 RefusalKind::NotEmpty | RefusalKind::Unreadable => Some(format!(
                     "if all of it may be lost: mt-agent pair add {pair} {scsi_id} --overwrite {scsi_id}"
                 )),
                 _ => refusal.hint(),
             },
             Self::Disks { source, .. } => source.hint(),
-            Self::InUse { .. } => Some("stop that source first; one that is gone is noticed after 30 s".to_owned()),
+            Self::InUse { .. } => {
+                Some("stop that source first; one that is gone is noticed after 30 s".to_owned())
+            }
             Self::State(error) => error.hint(),
         }
     }
@@ -149,7 +157,10 @@ pub struct Pairing {
 impl Pairing {
     /// The hand on a target's pairs.
     pub fn new(target: Target) -> Self {
-        Self { target, one_at_a_time: Arc::default() }
+        Self {
+            target,
+            one_at_a_time: Arc::default(),
+        }
     }
 
     /// Makes a pair, or finds that it is there already. Blocks on disks and on the state.
@@ -160,11 +171,18 @@ impl Pairing {
         let _guard = self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
         let pair = name(&request.machine, &request.disk)?;
         let parse = |text: &str| ScsiId::parse(text);
-        let bad = |source| PairingError::ScsiId { pair: pair.clone(), source };
+        let bad = |source| PairingError::ScsiId {
+            pair: pair.clone(),
+            source,
+        };
         let scsi_id = parse(&request.scsi_id).map_err(bad)?;
         let overwrite = request.overwrite.as_deref().map(parse).transpose().map_err(bad)?;
         if let Some(overwrite) = overwrite.filter(|overwrite| *overwrite != scsi_id) {
-            return Err(PairingError::OtherDisk { pair, scsi_id, overwrite });
+            return Err(PairingError::OtherDisk {
+                pair,
+                scsi_id,
+                overwrite,
+            });
         }
         let hub = &self.target.hub;
         for other in hub.state().pairs()? {
@@ -172,12 +190,24 @@ impl Pairing {
                 let nothing_new = overwrite.is_none() || other.overwrite || other.adopted;
                 if nothing_new {
                     let pair = view::pair_now(hub, &other)?;
-                    return Ok(PairAddedDoc { schema: SCHEMA, added: false, pair });
+                    return Ok(PairAddedDoc {
+                        schema: SCHEMA,
+                        added: false,
+                        pair,
+                    });
                 }
             } else if other.name == pair {
-                return Err(StateError::PairExists { name: pair, scsi_id: other.scsi_id }.into());
+                return Err(StateError::PairExists {
+                    name: pair,
+                    scsi_id: other.scsi_id,
+                }
+                .into());
             } else if other.scsi_id == scsi_id {
-                return Err(StateError::DiskTaken { name: other.name, scsi_id }.into());
+                return Err(StateError::DiskTaken {
+                    name: other.name,
+                    scsi_id,
+                }
+                .into());
             }
         }
         let new = self.look_at_disk(&pair, scsi_id, overwrite.is_some())?;
@@ -186,8 +216,17 @@ impl Pairing {
             pair = %pair, scsi_id = %scsi_id, overwrite = stored.overwrite,
             "pair added: target disk of {} bytes", stored.size
         );
-        hub.pairs_changed(Happening::PairAdded { pair: pair.to_string() }, now);
-        Ok(PairAddedDoc { schema: SCHEMA, added: true, pair: view::pair_now(hub, &stored)? })
+        hub.pairs_changed(
+            Happening::PairAdded {
+                pair: pair.to_string(),
+            },
+            now,
+        );
+        Ok(PairAddedDoc {
+            schema: SCHEMA,
+            added: true,
+            pair: view::pair_now(hub, &stored)?,
+        })
     }
 
     /// Removes a pair; its disk is not touched. Blocks on the state.
@@ -198,25 +237,49 @@ impl Pairing {
         let _guard = self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
         let pair = name(machine, disk)?;
         let hub = &self.target.hub;
-        let answer = |removed| PairRemovedDoc { schema: SCHEMA, removed, pair: pair.to_string() };
+        let answer = |removed| PairRemovedDoc {
+            schema: SCHEMA,
+            removed,
+            pair: pair.to_string(),
+        };
         let Some(stored) = hub.state().pair(&pair)? else {
             return Ok(answer(false));
         };
         let hold = self.target.pairs.take(stored.id, NOBODY);
-        let _hold = hold.map_err(|peer| PairingError::InUse { pair: pair.clone(), peer })?;
+        let _hold = hold.map_err(|peer| PairingError::InUse {
+            pair: pair.clone(),
+            peer,
+        })?;
         let removed = hub.state().remove_pair(&pair)?;
         tracing::info!(pair = %pair, scsi_id = %stored.scsi_id, "pair removed; its disk was not touched");
         for alarm in [ALARM_DISK, ALARM_RESYNC] {
             hub.clear(alarm, &pair.to_string(), now);
         }
-        hub.pairs_changed(Happening::PairRemoved { pair: pair.to_string() }, now);
+        hub.pairs_changed(
+            Happening::PairRemoved {
+                pair: pair.to_string(),
+            },
+            now,
+        );
         Ok(answer(removed))
     }
 
     /// Asks the gate for the disk, and opens it once to see that nobody else has it.
-    fn look_at_disk(&self, pair: &PairName, scsi_id: ScsiId, may_overwrite: bool) -> Result<NewPair, PairingError> {
-        let refused = |refusal| PairingError::Refused { pair: pair.clone(), scsi_id, refusal };
-        let unreadable = |source| PairingError::Disks { pair: pair.clone(), source };
+    fn look_at_disk(
+        &self,
+        pair: &PairName,
+        scsi_id: ScsiId,
+        may_overwrite: bool,
+    ) -> Result<NewPair, PairingError> {
+        let refused = |refusal| PairingError::Refused {
+            pair: pair.clone(),
+            scsi_id,
+            refusal,
+        };
+        let unreadable = |source| PairingError::Disks {
+            pair: pair.clone(),
+            source,
+        };
         let disks = &self.target.disks;
         let inventory = gather(disks).map_err(|error: InventoryError| unreadable(error.into()))?;
         // The newest facts are the ones to show, whatever comes of this.

@@ -23,8 +23,8 @@ use utoipa::OpenApi;
 
 use super::access::Access;
 use super::model::{
-    ErrorDoc, EventDoc, JobDoc, JobsDoc, MissedDoc, PairAddedDoc, PairRemovedDoc, PairRequest, PairsDoc, SCHEMA,
-    StatusDoc,
+    ErrorDoc, EventDoc, JobDoc, JobsDoc, MissedDoc, PairAddedDoc, PairRemovedDoc, PairRequest, PairsDoc,
+    SCHEMA, StatusDoc,
 };
 use super::pairing::{Pairing, PairingError, state_code};
 use super::{metrics, view};
@@ -57,7 +57,9 @@ pub struct Service {
 impl Service {
     /// The service of a target that is up.
     pub fn new(target: Target, config: Arc<Config>) -> Self {
-        let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+        let host = nix::unistd::gethostname()
+            .ok()
+            .and_then(|name| name.into_string().ok());
         Self {
             pairing: Pairing::new(target.clone()),
             target,
@@ -78,14 +80,27 @@ type Shared = State<Arc<Service>>;
         description = "HTTP over a Unix socket. Root may do everything, members of the socket's group may read. \
                        One request a connection."
     ),
-    paths(status, disks, pairs, add_pair, remove_pair, jobs, job, events, metrics_text, openapi_json),
+    paths(
+        status,
+        disks,
+        pairs,
+        add_pair,
+        remove_pair,
+        jobs,
+        job,
+        events,
+        metrics_text,
+        openapi_json
+    ),
     components(schemas(MissedDoc))
 )]
 struct Description;
 
 /// The OpenAPI document, with a line break at its end.
 pub fn openapi() -> String {
-    let mut text = Description::openapi().to_pretty_json().expect("a document made of derived types is JSON");
+    let mut text = Description::openapi()
+        .to_pretty_json()
+        .expect("a document made of derived types is JSON");
     text.push('\n');
     text
 }
@@ -120,7 +135,13 @@ pub struct ApiError {
 
 impl ApiError {
     fn new(status: StatusCode, code: &'static str, exit_code: ExitCode, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), hint: None, exit_code }
+        Self {
+            status,
+            code,
+            message: message.into(),
+            hint: None,
+            exit_code,
+        }
     }
 
     fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -129,7 +150,13 @@ impl ApiError {
     }
 
     fn explained(status: StatusCode, code: &'static str, error: &dyn Explain) -> Self {
-        Self { status, code, message: error.to_string(), hint: error.hint(), exit_code: error.exit_code() }
+        Self {
+            status,
+            code,
+            message: error.to_string(),
+            hint: error.hint(),
+            exit_code: error.exit_code(),
+        }
     }
 
     fn bad_request(message: impl Into<String>) -> Self {
@@ -156,7 +183,11 @@ impl IntoResponse for ApiError {
 impl From<StateError> for ApiError {
     fn from(error: StateError) -> Self {
         let conflict = error.exit_code() == ExitCode::Refused;
-        let status = if conflict { StatusCode::CONFLICT } else { StatusCode::INTERNAL_SERVER_ERROR };
+        let status = if conflict {
+            StatusCode::CONFLICT
+        } else {
+            StatusCode::INTERNAL_SERVER_ERROR
+        };
         Self::explained(status, state_code(&error), &error)
     }
 }
@@ -189,7 +220,12 @@ where
         Err(error) => {
             tracing::error!("a request ended by a fault of ours: {error}");
             let message = "the agent failed on this request; its log says where";
-            Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "bug", ExitCode::Unexpected, message))
+            Err(ApiError::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "bug",
+                ExitCode::Unexpected,
+                message,
+            ))
         }
     }
 }
@@ -201,25 +237,39 @@ async fn check_access(Extension(access): Extension<Access>, request: Request, ne
         Access::Change => return next.run(request).await,
         Access::Read { .. } if !changes => return next.run(request).await,
         Access::Read { uid } => (uid, "change anything", "run it as root, for example with sudo"),
-        Access::Nothing { uid } => {
-            (uid, "read status", "run it as root, or add the user to the group of the socket ([agent] socket_group)")
-        }
+        Access::Nothing { uid } => (
+            uid,
+            "read status",
+            "run it as root, or add the user to the group of the socket ([agent] socket_group)",
+        ),
     };
     let message = format!("user {uid} may not {may} here; nothing was changed");
-    ApiError::new(StatusCode::FORBIDDEN, "forbidden", ExitCode::Refused, message).hint(remedy).into_response()
+    ApiError::new(StatusCode::FORBIDDEN, "forbidden", ExitCode::Refused, message)
+        .hint(remedy)
+        .into_response()
 }
 
 async fn unknown_path(request: Request) -> ApiError {
     let path: String = request.uri().path().chars().take(80).collect();
-    ApiError::new(StatusCode::NOT_FOUND, "not-found", ExitCode::Usage, format!("there is nothing at {path}"))
-        .hint("GET /v1/openapi.json lists what there is")
+    ApiError::new(
+        StatusCode::NOT_FOUND,
+        "not-found",
+        ExitCode::Usage,
+        format!("there is nothing at {path}"),
+    )
+    .hint("GET /v1/openapi.json lists what there is")
 }
 
 async fn unknown_method(request: Request) -> ApiError {
     let path: String = request.uri().path().chars().take(80).collect();
     let message = format!("{path} does not take {}", request.method());
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", ExitCode::Usage, message)
-        .hint("GET /v1/openapi.json lists what there is")
+    ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method-not-allowed",
+        ExitCode::Usage,
+        message,
+    )
+    .hint("GET /v1/openapi.json lists what there is")
 }
 
 /// What is happening and what is wrong.
@@ -230,7 +280,15 @@ async fn status(State(service): Shared) -> Result<Json<StatusDoc>, ApiError> {
 }
 
 async fn status_doc(service: Arc<Service>) -> Result<StatusDoc, ApiError> {
-    blocking(move || view::status(&service.target.hub, &service.config, &service.host, Timestamp::now())).await
+    blocking(move || {
+        view::status(
+            &service.target.hub,
+            &service.config,
+            &service.host,
+            Timestamp::now(),
+        )
+    })
+    .await
 }
 
 /// The disks of this machine, as they were when something last changed.
@@ -251,7 +309,11 @@ async fn disks(State(service): Shared) -> Result<Response, ApiError> {
 async fn pairs(State(service): Shared) -> Result<Json<PairsDoc>, ApiError> {
     let lab = service.config.lab;
     let pairs = blocking(move || view::pairs(&service.target.hub)).await?;
-    Ok(Json(PairsDoc { schema: SCHEMA, lab, pairs }))
+    Ok(Json(PairsDoc {
+        schema: SCHEMA,
+        lab,
+        pairs,
+    }))
 }
 
 /// Pairs a protected disk with a target disk. A pair that is there already with this disk is success.
@@ -266,7 +328,11 @@ async fn add_pair(State(service): Shared, body: Body) -> Result<Response, ApiErr
     let request: PairRequest = read_json(body).await?;
     let pairing = service.pairing.clone();
     let done = blocking(move || pairing.add(&request, Timestamp::now())).await?;
-    let status = if done.added { StatusCode::CREATED } else { StatusCode::OK };
+    let status = if done.added {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
     Ok((status, Json(done)).into_response())
 }
 
@@ -283,7 +349,9 @@ async fn remove_pair(
 ) -> Result<Json<PairRemovedDoc>, ApiError> {
     let Path((machine, disk)) = path.map_err(|error| ApiError::bad_request(error.body_text()))?;
     let pairing = service.pairing.clone();
-    Ok(Json(blocking(move || pairing.remove(&machine, &disk, Timestamp::now())).await?))
+    Ok(Json(
+        blocking(move || pairing.remove(&machine, &disk, Timestamp::now())).await?,
+    ))
 }
 
 /// Jobs, newest first.
@@ -300,11 +368,13 @@ async fn jobs(State(service): Shared) -> Result<Json<JobsDoc>, ApiError> {
         (status = 404, body = ErrorDoc), (status = 500, body = ErrorDoc)))]
 async fn job(State(service): Shared, id: Result<Path<i64>, PathRejection>) -> Result<Json<JobDoc>, ApiError> {
     let Path(id) = id.map_err(|error| ApiError::bad_request(error.body_text()))?;
-    let job = blocking(move || view::job(&service.target.hub, JobId(id))).await?.ok_or_else(|| {
-        let message = format!("there is no job {id}");
-        let error = ApiError::new(StatusCode::NOT_FOUND, "not-found", ExitCode::Usage, message);
-        error.hint("\"mt-agent jobs list\" lists them; the oldest are dropped when there are many")
-    })?;
+    let job = blocking(move || view::job(&service.target.hub, JobId(id)))
+        .await?
+        .ok_or_else(|| {
+            let message = format!("there is no job {id}");
+            let error = ApiError::new(StatusCode::NOT_FOUND, "not-found", ExitCode::Usage, message);
+            error.hint("\"mt-agent jobs list\" lists them; the oldest are dropped when there are many")
+        })?;
     Ok(Json(JobDoc { schema: SCHEMA, job }))
 }
 
@@ -314,12 +384,22 @@ async fn job(State(service): Shared, id: Result<Path<i64>, PathRejection>) -> Re
         body = EventDoc),
     (status = 403, body = ErrorDoc), (status = 503, body = ErrorDoc)))]
 async fn events(State(service): Shared) -> Result<Response, ApiError> {
-    let place = Arc::clone(&service.event_readers).try_acquire_owned().map_err(|_| {
-        let message = format!("{EVENT_READERS_MAX} clients read events already");
-        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", ExitCode::Unexpected, message).hint("end one of them")
-    })?;
+    let place = Arc::clone(&service.event_readers)
+        .try_acquire_owned()
+        .map_err(|_| {
+            let message = format!("{EVENT_READERS_MAX} clients read events already");
+            ApiError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "busy",
+                ExitCode::Unexpected,
+                message,
+            )
+            .hint("end one of them")
+        })?;
     let stream = event_stream(BroadcastStream::new(service.target.hub.subscribe()), place);
-    Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
+    Ok(Sse::new(stream)
+        .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+        .into_response())
 }
 
 fn event_stream(
@@ -332,11 +412,16 @@ fn event_stream(
         let sent = match event {
             Ok(event) => {
                 let id = event.sequence.to_string();
-                Event::default().id(id).json_data(EventDoc { schema: SCHEMA, event })
+                Event::default().id(id).json_data(EventDoc {
+                    schema: SCHEMA,
+                    event,
+                })
             }
-            Err(BroadcastStreamRecvError::Lagged(missed)) => {
-                Event::default().json_data(MissedDoc { schema: SCHEMA, event: "missed".to_owned(), missed })
-            }
+            Err(BroadcastStreamRecvError::Lagged(missed)) => Event::default().json_data(MissedDoc {
+                schema: SCHEMA,
+                event: "missed".to_owned(),
+                missed,
+            }),
         };
         Ok(sent.unwrap_or_else(|error| {
             tracing::error!("cannot encode an event: {error}");
@@ -353,7 +438,12 @@ async fn metrics_text(State(service): Shared) -> Result<Response, ApiError> {
     let status = status_doc(service).await?;
     let text = metrics::text(&status).map_err(|error| {
         let message = format!("cannot write the metrics: {error}");
-        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "bug", ExitCode::Unexpected, message)
+        ApiError::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "bug",
+            ExitCode::Unexpected,
+            message,
+        )
     })?;
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
@@ -369,18 +459,32 @@ async fn read_json<T: serde::de::DeserializeOwned>(body: Body) -> Result<T, ApiE
     let read = tokio::time::timeout(BODY_TIME_MAX, to_bytes(body, BODY_BYTES_MAX)).await;
     let bytes = match read {
         Err(_) => {
-            let message = format!("the request was not complete within {} s", BODY_TIME_MAX.as_secs());
-            return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "too-slow", ExitCode::Usage, message));
+            let message = format!(
+                "the request was not complete within {} s",
+                BODY_TIME_MAX.as_secs()
+            );
+            return Err(ApiError::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "too-slow",
+                ExitCode::Usage,
+                message,
+            ));
         }
         Ok(Err(error)) if is_too_large(&error) => {
             let message = format!("the request is larger than {BODY_BYTES_MAX} bytes");
-            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", ExitCode::Usage, message));
+            return Err(ApiError::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "too-large",
+                ExitCode::Usage,
+                message,
+            ));
         }
         Ok(Err(error)) => return Err(ApiError::bad_request(format!("cannot read the request: {error}"))),
         Ok(Ok(bytes)) => bytes,
     };
-    serde_json::from_slice(&bytes)
-        .map_err(|error| ApiError::bad_request(format!("the request is not the JSON that belongs here: {error}")))
+    serde_json::from_slice(&bytes).map_err(|error| {
+        ApiError::bad_request(format!("the request is not the JSON that belongs here: {error}"))
+    })
 }
 
 fn is_too_large(error: &axum::Error) -> bool {

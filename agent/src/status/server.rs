@@ -4,7 +4,6 @@
 //! for its request, and one that does not read what it asked for is dropped after [`WRITE_TIME_MAX`].
 
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,10 +57,16 @@ const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: appl
 pub async fn serve(config: Arc<Config>, target: Target, stop: watch::Receiver<bool>) -> Result<(), CliError> {
     let group = socket_group(&config.socket_group, &target.hub);
     let socket = LocalSocket::bind(&config.socket, group)?;
-    let listener = socket.listener().and_then(UnixListener::from_std).map_err(|error| {
-        let path = config.socket.display();
-        CliError::new(ExitCode::Unexpected, format!("cannot listen on the local socket {path}: {error}"))
-    })?;
+    let listener = socket
+        .listener()
+        .and_then(UnixListener::from_std)
+        .map_err(|error| {
+            let path = config.socket.display();
+            CliError::new(
+                ExitCode::Unexpected,
+                format!("cannot listen on the local socket {path}: {error}"),
+            )
+        })?;
     tracing::info!("local socket {}", socket.path().display());
     let router = router(Arc::new(Service::new(target, config)));
     accept(listener, router, group, stop).await;
@@ -88,7 +93,10 @@ fn socket_group(name: &str, hub: &Hub) -> Option<Gid> {
 }
 
 async fn accept(listener: UnixListener, router: Router, group: Option<Gid>, mut stop: watch::Receiver<bool>) {
-    let places = Places { all: Arc::new(Semaphore::new(CLIENTS_MAX)), root: Arc::new(Semaphore::new(CLIENTS_ROOT_MAX)) };
+    let places = Places {
+        all: Arc::new(Semaphore::new(CLIENTS_MAX)),
+        root: Arc::new(Semaphore::new(CLIENTS_ROOT_MAX)),
+    };
     let mut clients = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -119,7 +127,13 @@ async fn accept(listener: UnixListener, router: Router, group: Option<Gid>, mut 
     }
 }
 
-async fn converse(stream: UnixStream, router: Router, peer: Peer, group: Option<Gid>, place: OwnedSemaphorePermit) {
+async fn converse(
+    stream: UnixStream,
+    router: Router,
+    peer: Peer,
+    group: Option<Gid>,
+    place: OwnedSemaphorePermit,
+) {
     let access = tokio::task::spawn_blocking(move || access::of(peer, group)).await;
     let access = access.unwrap_or(Access::Nothing { uid: peer.uid });
     let service = TowerToHyperService::new(router.layer(Extension(access)));
@@ -134,7 +148,10 @@ async fn converse(stream: UnixStream, router: Router, peer: Peer, group: Option<
         .serve_connection(TokioIo::new(Box::pin(stream)), service)
         .await;
     if let Err(error) = conversation {
-        tracing::debug!(uid = peer.uid.as_raw(), "a client of the local socket was dropped: {error}");
+        tracing::debug!(
+            uid = peer.uid.as_raw(),
+            "a client of the local socket was dropped: {error}"
+        );
     }
     drop(place);
 }
@@ -163,15 +180,10 @@ struct Places {
 impl Places {
     fn take(&self, uid: Uid) -> Option<OwnedSemaphorePermit> {
         let common = Arc::clone(&self.all).try_acquire_owned().ok();
-        common.or_else(|| uid.is_root().then(|| Arc::clone(&self.root).try_acquire_owned().ok()).flatten())
-    }
-}
-
-/// Where the socket is: what was asked for, else `MT_AGENT_SOCKET`, else the default.
-pub fn socket_path(asked: Option<&Path>) -> std::path::PathBuf {
-    match (asked, std::env::var_os("MT_AGENT_SOCKET")) {
-        (Some(path), _) => path.to_owned(),
-        (None, Some(path)) if !path.is_empty() => path.into(),
-        _ => crate::config::DEFAULT_SOCKET.into(),
+        common.or_else(|| {
+            uid.is_root()
+                .then(|| Arc::clone(&self.root).try_acquire_owned().ok())
+                .flatten()
+        })
     }
 }

@@ -8,7 +8,9 @@
 //! 3. The new socket is bound as `PATH.new`, gets its mode and group, and is renamed to its place. A crash in between
 //!    leaves a name that the next agent removes under the lock.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError, remove_file, rename, set_permissions};
+use std::fs::{
+    DirBuilder, File, OpenOptions, Permissions, TryLockError, remove_file, rename, set_permissions,
+};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -87,7 +89,11 @@ impl LocalSocket {
     pub fn bind(path: &Path, group: Option<Gid>) -> Result<Self, SocketError> {
         let io = |attempt, path: &Path| {
             let path = path.to_owned();
-            move |source| SocketError::Io { attempt, path, source }
+            move |source| SocketError::Io {
+                attempt,
+                path,
+                source,
+            }
         };
         if let Some(folder) = path.parent() {
             // On an appliance systemd has made it (RuntimeDirectory=).
@@ -112,7 +118,12 @@ impl LocalSocket {
         let meta = new.symlink_metadata().map_err(io("look at", &new))?;
         rename(&new, path).map_err(io("move the new socket to", path))?;
         listener.set_nonblocking(true).map_err(io("set up", path))?;
-        Ok(Self { listener, path: path.to_owned(), bound: (meta.dev(), meta.ino()), _lock: lock })
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+            bound: (meta.dev(), meta.ino()),
+            _lock: lock,
+        })
     }
 
     /// A second handle on the listening socket, for the runtime.
@@ -143,20 +154,36 @@ impl Drop for LocalSocket {
 
 fn lock(path: &Path) -> Result<File, SocketError> {
     let place = with_suffix(path, ".lock");
-    let fail = |source| SocketError::Io { attempt: "open the lock file", path: place.clone(), source };
+    let fail = |source| SocketError::Io {
+        attempt: "open the lock file",
+        path: place.clone(),
+        source,
+    };
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(O_NOFOLLOW);
+    options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(O_NOFOLLOW);
     let file = options.open(&place).map_err(fail)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(SocketError::InUse { path: path.to_owned() }),
+        Err(TryLockError::WouldBlock) => Err(SocketError::InUse {
+            path: path.to_owned(),
+        }),
         Err(TryLockError::Error(source)) => Err(fail(source)),
     }
 }
 
 /// Removes a dead socket from the path, and nothing else.
 fn clear_place(path: &Path) -> Result<(), SocketError> {
-    let fail = |attempt, source| SocketError::Io { attempt, path: path.to_owned(), source };
+    let fail = |attempt, source| SocketError::Io {
+        attempt,
+        path: path.to_owned(),
+        source,
+    };
     let kind = match path.symlink_metadata() {
         Ok(meta) => meta.file_type(),
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -169,15 +196,22 @@ fn clear_place(path: &Path) -> Result<(), SocketError> {
             () if kind.is_file() => "a file",
             () => "a device or pipe",
         };
-        return Err(SocketError::Occupied { path: path.to_owned(), found });
+        return Err(SocketError::Occupied {
+            path: path.to_owned(),
+            found,
+        });
     }
     match UnixStream::connect(path) {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
             remove_file(path).map_err(|error| fail("remove the stale socket", error))
         }
         // It answers, or its queue is full: somebody lives there without our lock.
-        Ok(_) => Err(SocketError::InUse { path: path.to_owned() }),
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Err(SocketError::InUse { path: path.to_owned() }),
+        Ok(_) => Err(SocketError::InUse {
+            path: path.to_owned(),
+        }),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Err(SocketError::InUse {
+            path: path.to_owned(),
+        }),
         Err(error) => Err(fail("ask who serves", error)),
     }
 }
@@ -220,14 +254,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("agent.sock");
         drop(UnixListener::bind(&path).unwrap());
-        assert!(path.symlink_metadata().is_ok(), "a listener that was dropped leaves its name behind");
+        assert!(
+            path.symlink_metadata().is_ok(),
+            "a listener that was dropped leaves its name behind"
+        );
         let socket = LocalSocket::bind(&path, None).unwrap();
-        assert!(matches!(LocalSocket::bind(&path, None), Err(SocketError::InUse { .. })));
+        assert!(matches!(
+            LocalSocket::bind(&path, None),
+            Err(SocketError::InUse { .. })
+        ));
         UnixStream::connect(&path).expect("the first is not disturbed by the second");
         drop(socket);
         // Somebody who does not know of the lock file is not pushed out either.
         let _stranger = UnixListener::bind(&path).unwrap();
-        assert!(matches!(LocalSocket::bind(&path, None), Err(SocketError::InUse { .. })));
+        assert!(matches!(
+            LocalSocket::bind(&path, None),
+            Err(SocketError::InUse { .. })
+        ));
         UnixStream::connect(&path).unwrap();
     }
 
@@ -247,7 +290,10 @@ mod tests {
         // A link in place of the lock file leads nowhere.
         let other = folder.path().join("other.sock");
         std::os::unix::fs::symlink(&path, with_suffix(&other, ".lock")).unwrap();
-        assert!(matches!(LocalSocket::bind(&other, None), Err(SocketError::Io { .. })));
+        assert!(matches!(
+            LocalSocket::bind(&other, None),
+            Err(SocketError::Io { .. })
+        ));
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
     }
 

@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 
 use super::model::{
-    AgentDoc, AlarmDoc, DisksSummary, LabDiskDoc, PairDoc, PairPhase, ProblemDoc, SCHEMA, SeedingDoc, SessionDoc,
-    StatusDoc, TotalsDoc,
+    AgentDoc, AlarmDoc, DisksSummary, LabDiskDoc, PairDoc, PairPhase, ProblemDoc, SCHEMA, SeedingDoc,
+    SessionDoc, StatusDoc, TotalsDoc,
 };
 use crate::config::Config;
 use crate::disks::facts::Inventory;
@@ -25,7 +25,11 @@ const JOBS_ENDED_SHOWN: usize = 5;
 pub fn status(hub: &Hub, config: &Config, host: &str, now: Timestamp) -> Result<StatusDoc, StateError> {
     let snapshot = hub.snapshot();
     let pairs = pairs_in(hub, &snapshot)?;
-    let ended = hub.state().jobs()?.into_iter().filter(|job| job.state != JobState::Running);
+    let ended = hub
+        .state()
+        .jobs()?
+        .into_iter()
+        .filter(|job| job.state != JobState::Running);
     Ok(StatusDoc {
         schema: SCHEMA,
         time: now,
@@ -41,7 +45,10 @@ pub fn status(hub: &Hub, config: &Config, host: &str, now: Timestamp) -> Result<
         lab_disks: config
             .lab_disks
             .iter()
-            .map(|disk| LabDiskDoc { scsi_id: disk.scsi_id, path: disk.path.display().to_string() })
+            .map(|disk| LabDiskDoc {
+                scsi_id: disk.scsi_id,
+                path: disk.path.display().to_string(),
+            })
             .collect(),
         alarms: snapshot.alarms.iter().map(alarm).collect(),
         disks: disks_summary(snapshot.inventory.as_deref(), &pairs),
@@ -73,7 +80,9 @@ pub fn pairs(hub: &Hub) -> Result<Vec<PairDoc>, StateError> {
 pub fn jobs(hub: &Hub) -> Result<Vec<Job>, StateError> {
     let running = hub.snapshot().running;
     let jobs = hub.state().jobs()?.into_iter();
-    Ok(jobs.map(|job| running.get(&job.id).cloned().unwrap_or(job)).collect())
+    Ok(jobs
+        .map(|job| running.get(&job.id).cloned().unwrap_or(job))
+        .collect())
 }
 
 /// One job, as it is now. Blocks on the state.
@@ -87,7 +96,10 @@ pub fn job(hub: &Hub, id: JobId) -> Result<Option<Job>, StateError> {
 
 fn pairs_in(hub: &Hub, snapshot: &Snapshot) -> Result<Vec<PairDoc>, StateError> {
     let pairs = hub.state().pairs()?;
-    pairs.iter().map(|stored| Ok(pair(stored, hub.state().seeding(stored.id)?, snapshot))).collect()
+    pairs
+        .iter()
+        .map(|stored| Ok(pair(stored, hub.state().seeding(stored.id)?, snapshot)))
+        .collect()
 }
 
 /// One pair as it is now.
@@ -156,7 +168,10 @@ fn kernel_name(inventory: &Inventory, pair: &Pair) -> Option<String> {
 fn disk_problem(inventory: &Inventory, pair: &Pair) -> Option<ProblemDoc> {
     let paired = paired_disk(pair);
     let refusal = admit(&paired, inventory, Purpose::Write).err()?;
-    Some(ProblemDoc { error: refusal.what().to_owned(), hint: refusal.hint() })
+    Some(ProblemDoc {
+        error: refusal.what().to_owned(),
+        hint: refusal.hint(),
+    })
 }
 
 /// What the gate needs to know of a pair.
