@@ -17,6 +17,7 @@ pub mod agent;
 pub mod data;
 pub mod disks;
 pub mod faulty;
+pub mod guest;
 pub mod lab;
 pub mod peer;
 pub mod proxy;
