@@ -371,6 +371,7 @@ impl SourceSession {
     /// Compares a region once both sides are known, and asks for detail where blocks differ.
     fn compare(&mut self, offset: u64, actions: &mut Vec<Action>) -> Result<(), String> {
         let len = region_len(offset, self.progress.size);
+        let mode = self.mode;
         let region = self.region(offset);
         let (Some(local), Some(remote)) = (&region.local, &region.remote) else {
             return Ok(());
@@ -387,6 +388,8 @@ impl SourceSession {
             let block_len = BLOCK_SIZE.min(offset + len - block_offset);
             match (here.digest, there) {
                 (None, None) => {}
+                // A verification names sub-blocks; a seeding does not care how much of the block was zero already.
+                (None, Some(_)) if mode == Mode::Verify => region.wanted |= 1 << index,
                 (None, Some(_)) => region.zeros.push(Range {
                     offset: block_offset,
                     len: block_len,

@@ -25,6 +25,7 @@ use crate::net::pump::{Incoming, Outgoing, PumpError, WireBytes, read_frames, wr
 use crate::net::rate::TokenBucket;
 use crate::seeding::differences::Differences;
 use crate::seeding::digest::{self, Block};
+use crate::seeding::region_len;
 use crate::seeding::source::{Action, Event, PlannedExtent, Progress, SourceSession};
 
 /// Threads that read and hash: one a core of the smallest machine we care for, and one that waits for the disk.
@@ -201,12 +202,17 @@ impl Session {
                 self.read_waiting();
             }
             Action::SubDigest { offset, blocks } => {
-                if let Some(buffer) = self.kept.get(&offset).cloned() {
-                    self.submit(move || {
-                        let sub_blocks = digest::sub_blocks(&buffer, blocks);
-                        Answer::Event(Event::SubDigested { offset, sub_blocks })
-                    });
-                }
+                // A region that is a hole was not kept.
+                let buffer = self.kept.get(&offset).cloned();
+                let len = region_len(offset, self.image.device.size());
+                let len = usize::try_from(len).expect("a region is 1 MiB at most");
+                self.submit(move || {
+                    let sub_blocks = match &buffer {
+                        Some(buffer) => digest::sub_blocks(buffer, blocks),
+                        None => digest::sub_blocks(&vec![0; len], blocks),
+                    };
+                    Answer::Event(Event::SubDigested { offset, sub_blocks })
+                });
             }
             Action::Digest { offset, extents } => {
                 if let Some(buffer) = self.kept.get(&offset).cloned() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use mt_blockdev::device::DeviceError;
-use mt_wire::limits::{HELLO_SIZE, REGION_SIZE};
+use mt_wire::limits::HELLO_SIZE;
 use mt_wire::{Digest, ErrorCode, Extent, Message, OpenPair, Range, Refusal};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
@@ -26,6 +26,7 @@ use crate::io::disk_threads::{DiskThreads, SpawnError};
 use crate::io::region::{self, Content};
 use crate::net::pump::{Incoming, Outgoing, PumpError, WireBytes, read_frames, write_frames};
 use crate::seeding::digest;
+use crate::seeding::region_len;
 use crate::seeding::target::{Action, Event, Opened, Outcome, TargetSession};
 
 /// Threads of a session that may block on its disk.
@@ -270,8 +271,8 @@ impl Session {
     fn sub_digest(&mut self, offset: u64, blocks: u16) {
         // A region that is a hole was not kept; the source has no reason to ask for it, and gets the truth if it does.
         let buffer = self.kept.get(&offset).cloned();
-        let len = usize::try_from(REGION_SIZE.min(self.core.progress().size - offset))
-            .expect("a region is 1 MiB at most");
+        let len = region_len(offset, self.core.progress().size);
+        let len = usize::try_from(len).expect("a region is 1 MiB at most");
         self.submit(move || {
             let sub_blocks = match &buffer {
                 Some(buffer) => digest::sub_blocks(buffer, blocks),
