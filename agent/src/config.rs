@@ -1,6 +1,6 @@
 //! The configuration file: TOML as it is written, and the settings as the program uses them.
 //!
-//! [`RawConfig`] is the shape of the file, [`Config`] what is left after every value was checked. An error names the
+//! `RawConfig` is the shape of the file, [`Config`] what is left after every value was checked. An error names the
 //! file and the line, what was found and what would be right; the sample file in `agent/config` is checked by a test.
 
 use std::collections::HashMap;

@@ -367,7 +367,7 @@ impl State {
         self.with(|connection| put_job(connection, job))
     }
 
-    /// Jobs, newest first, at most [`JOBS_MAX`].
+    /// Jobs, newest first, at most 1000.
     ///
     /// # Errors
     /// When the file cannot be read.

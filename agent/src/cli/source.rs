@@ -33,7 +33,7 @@ pub struct SourceArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
     pub bandwidth_limit: Option<u64>,
 
-    /// Go on trying this long after the connection was lost [seconds]
+    /// Go on trying for so many seconds after the connection was lost
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub retry_for: u64,
 
