@@ -172,7 +172,11 @@ fn pairs(lines: &mut Vec<String>, status: &StatusDoc, look: Look) {
             head.push_str(&format!("   {count} {}", phase_word(phase)));
         }
     }
-    let head = if head.len() > look.width { wrap(&head, look.width, 0) } else { vec![head] };
+    let head = if head.len() > look.width {
+        wrap(&head, look.width, 0)
+    } else {
+        vec![head]
+    };
     lines.extend(head.iter().map(|line| look.paint(Paint::Bold, line)));
     let width = status
         .pairs
@@ -221,7 +225,11 @@ fn one_pair(lines: &mut Vec<String>, pair: &PairDoc, width: usize, look: Look) {
                 ),
             };
             let marks = format!("{marks}from {}", clean(&session.peer));
-            lines.extend(wrap(&marks, look.width, 6).iter().map(|line| look.paint(Paint::Dim, line)));
+            lines.extend(
+                wrap(&marks, look.width, 6)
+                    .iter()
+                    .map(|line| look.paint(Paint::Dim, line)),
+            );
         }
         None if begin + disk.chars().count() <= look.width => {
             lines.push(format!("  {name}  {phase} {}", look.paint(Paint::Dim, &disk)));
@@ -265,7 +273,11 @@ fn progress(phase: PairPhase, session: &SessionDoc, room: usize) -> String {
     let cells = room.saturating_sub(36).min(40);
     if cells < 8 {
         let fits = numbers.chars().count() <= room;
-        let numbers = if fits { numbers.as_str() } else { numbers.trim_end_matches(left.as_str()) };
+        let numbers = if fits {
+            numbers.as_str()
+        } else {
+            numbers.trim_end_matches(left.as_str())
+        };
         return numbers.trim_end().to_owned();
     }
     let cells_of = |bytes: u64| {

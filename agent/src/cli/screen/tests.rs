@@ -13,7 +13,9 @@ fn pair(name: &str, last: u8, phase: PairPhase) -> PairDoc {
         pair: name.to_owned(),
         machine: machine.to_owned(),
         disk: disk.to_owned(),
-        scsi_id: format!("naa.6000c29a71e02b4c9d118e55037faa{last:02x}").parse().unwrap(),
+        scsi_id: format!("naa.6000c29a71e02b4c9d118e55037faa{last:02x}")
+            .parse()
+            .unwrap(),
         kernel_name: Some("sdb".to_owned()),
         disk_problem: None,
         size: 40 << 30,
@@ -249,7 +251,10 @@ fn what_others_sent_cannot_move_the_cursor() {
 fn a_screen_that_is_too_low_says_what_is_missing() {
     let text = "a\nb\nc\nd\n";
     assert_eq!(clip(text, 4), ["a", "b", "c", "d"]);
-    assert_eq!(clip(text, 3), ["a", "b", "... 2 more lines; make the terminal taller"]);
+    assert_eq!(
+        clip(text, 3),
+        ["a", "b", "... 2 more lines; make the terminal taller"]
+    );
     assert_eq!(clip(text, 1), ["a"]);
     assert!(clip(text, 0).is_empty());
 }
