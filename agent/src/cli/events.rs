@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::output::{ServiceArgs, percent, print};
+use super::output::{ServiceArgs, percent, print_more};
 use super::screen::clean;
 use super::source::stop_on_signal;
 use crate::error::{CliError, ExitCode};
@@ -24,11 +24,14 @@ pub async fn run(args: &ServiceArgs) -> Result<ExitCode, CliError> {
             let error = CliError::new(ExitCode::Peer, "the agent ended the stream of events");
             return Err(error.with_hint("it was stopped, or this reader was too slow for it"));
         };
-        print(&if args.json {
-            format!("{event}\n")
+        let line = if args.json {
+            event.to_string()
         } else {
-            format!("{}\n", line(&event))
-        })?;
+            line(&event)
+        };
+        if !print_more(&format!("{line}\n"))? {
+            return Ok(ExitCode::Done);
+        }
     }
 }
 

@@ -34,13 +34,22 @@ impl ServiceArgs {
 /// # Errors
 /// When standard output cannot be written for another reason.
 pub fn print(text: &str) -> Result<(), CliError> {
+    print_more(text).map(|_| ())
+}
+
+/// Prints a part of an answer that goes on, and says whether anybody still reads it.
+///
+/// # Errors
+/// When standard output cannot be written for another reason.
+pub fn print_more(text: &str) -> Result<bool, CliError> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(CliError::new(
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(CliError::new(
             ExitCode::Unexpected,
             format!("cannot print the answer: {error}"),
         )),
-        _ => Ok(()),
     }
 }
 

@@ -100,16 +100,12 @@ fn header(lines: &mut Vec<String>, status: &StatusDoc, look: Look) {
         clean(&agent.version),
         time_text(status.time)
     );
-    let gap = look
-        .width
-        .saturating_sub(left.chars().count() + right.chars().count())
-        .max(2);
-    lines.push(format!(
-        "{}{}{}",
-        look.paint(Paint::Bold, &left),
-        " ".repeat(gap),
-        look.paint(Paint::Dim, &right)
-    ));
+    let taken = left.chars().count() + right.chars().count();
+    let (left, right) = (look.paint(Paint::Bold, &left), look.paint(Paint::Dim, &right));
+    match look.width.checked_sub(taken).filter(|gap| *gap >= 2) {
+        Some(gap) => lines.push(format!("{left}{}{right}", " ".repeat(gap))),
+        None => lines.extend([left, right]),
+    }
     if status.lab {
         let count = counted(
             status.lab_disks.len(),
@@ -176,7 +172,12 @@ fn pairs(lines: &mut Vec<String>, status: &StatusDoc, look: Look) {
             head.push_str(&format!("   {count} {}", phase_word(phase)));
         }
     }
-    lines.push(look.paint(Paint::Bold, &head));
+    let head = if head.len() > look.width {
+        wrap(&head, look.width, 0)
+    } else {
+        vec![head]
+    };
+    lines.extend(head.iter().map(|line| look.paint(Paint::Bold, line)));
     let width = status
         .pairs
         .iter()
@@ -213,22 +214,22 @@ fn one_pair(lines: &mut Vec<String>, pair: &PairDoc, width: usize, look: Look) {
                 "  {name}  {phase} {}",
                 progress(pair.phase, session, room)
             ));
-            lines.push(format!(
-                "      {}  from {}",
-                look.paint(Paint::Dim, &disk),
-                clean(&session.peer)
-            ));
-            if pair.phase == PairPhase::Seeding {
-                lines.push(look.paint(
-                    Paint::Dim,
-                    &format!(
-                        "      applied {}, durable {}, lag {}",
-                        size_text(session.applied),
-                        size_text(session.durable),
-                        size_text(session.lag)
-                    ),
-                ));
-            }
+            lines.push(format!("      {}", look.paint(Paint::Dim, &disk)));
+            let marks = match pair.phase {
+                PairPhase::Verifying => String::new(),
+                _ => format!(
+                    "applied {}, durable {}, lag {}, ",
+                    size_text(session.applied),
+                    size_text(session.durable),
+                    size_text(session.lag)
+                ),
+            };
+            let marks = format!("{marks}from {}", clean(&session.peer));
+            lines.extend(
+                wrap(&marks, look.width, 6)
+                    .iter()
+                    .map(|line| look.paint(Paint::Dim, line)),
+            );
         }
         None if begin + disk.chars().count() <= look.width => {
             lines.push(format!("  {name}  {phase} {}", look.paint(Paint::Dim, &disk)));
@@ -271,6 +272,12 @@ fn progress(phase: PairPhase, session: &SessionDoc, room: usize) -> String {
     // The longest numbers fit into 34 columns; what is left is the bar's.
     let cells = room.saturating_sub(36).min(40);
     if cells < 8 {
+        let fits = numbers.chars().count() <= room;
+        let numbers = if fits {
+            numbers.as_str()
+        } else {
+            numbers.trim_end_matches(left.as_str())
+        };
         return numbers.trim_end().to_owned();
     }
     let cells_of = |bytes: u64| {

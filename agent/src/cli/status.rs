@@ -110,8 +110,10 @@ async fn watch(client: &Client) -> Result<ExitCode, CliError> {
 struct Screen;
 
 impl Screen {
+    /// Takes the screen, hides the cursor, and lets lines that are too long end at the edge: wrapped ones would push
+    /// the last lines out.
     fn enter() -> Self {
-        let _ = write!(std::io::stdout(), "\x1b[?1049h\x1b[?25l");
+        let _ = write!(std::io::stdout(), "\x1b[?1049h\x1b[?25l\x1b[?7l");
         Self
     }
 
@@ -132,6 +134,6 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        let _ = write!(std::io::stdout(), "\x1b[?25h\x1b[?1049l");
+        let _ = write!(std::io::stdout(), "\x1b[?7h\x1b[?25h\x1b[?1049l");
     }
 }
