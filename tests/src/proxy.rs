@@ -29,6 +29,8 @@ struct State {
     fault: Fault,
     /// Whether byte `at` of a hold has arrived.
     held: bool,
+    /// Set when what is held is to be lost: the fault that comes after.
+    lose: Option<Fault>,
 }
 
 #[derive(Debug)]
@@ -62,6 +64,7 @@ impl Proxy {
                 to_source: 0,
                 fault: Fault::None,
                 held: false,
+                lose: None,
             }),
             changed: Condvar::new(),
             target,
@@ -114,6 +117,22 @@ impl Proxy {
         self.set_fault(Fault::None);
     }
 
+    /// Ends the connection whose bytes are held; these bytes, and what the kernel keeps behind them, are lost, as they
+    /// are when a machine loses power. `next` is armed for the connection after it.
+    pub fn lose_held(&self, next: Fault) {
+        let mut state = self.shared.lock();
+        assert!(state.held, "bytes are held");
+        state.lose = Some(next);
+        self.shared.changed.notify_all();
+        while state.lose.is_some() {
+            state = self
+                .shared
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     /// Bytes that went to the target so far.
     pub fn to_target(&self) -> u64 {
         self.shared.lock().to_target
@@ -156,7 +175,7 @@ fn pass_up(shared: &Shared, mut source: &TcpStream, mut target: &TcpStream) {
     while let Ok(count @ 1..) = source.read(&mut bytes) {
         let mut begin = 0;
         while begin < count {
-            let (pass, cut) = admit(shared, &mut bytes[begin..count], source);
+            let (pass, cut) = admit(shared, &mut bytes[begin..count]);
             if target.write_all(&bytes[begin..begin + pass]).is_err() {
                 let _ = source.shutdown(Shutdown::Both);
                 return;
@@ -173,7 +192,7 @@ fn pass_up(shared: &Shared, mut source: &TcpStream, mut target: &TcpStream) {
 
 /// How many of these bytes may pass now, and whether the connection is to be cut behind them. Waits where they are
 /// held.
-fn admit(shared: &Shared, bytes: &mut [u8], source: &TcpStream) -> (usize, bool) {
+fn admit(shared: &Shared, bytes: &mut [u8]) -> (usize, bool) {
     let mut state = shared.lock();
     loop {
         let begin = state.to_target;
@@ -187,11 +206,13 @@ fn admit(shared: &Shared, bytes: &mut [u8], source: &TcpStream) -> (usize, bool)
                 }
                 state.held = true;
                 shared.changed.notify_all();
-                let waited = shared.changed.wait_timeout(state, Duration::from_millis(20));
-                state = waited.unwrap_or_else(PoisonError::into_inner).0;
-                if source.peer_addr().is_err() {
+                if let Some(next) = state.lose.take() {
+                    state.fault = next;
+                    state.held = false;
                     return (0, true);
                 }
+                let waited = shared.changed.wait_timeout(state, Duration::from_millis(20));
+                state = waited.unwrap_or_else(PoisonError::into_inner).0;
             }
             Fault::CutAt(at) if (begin..end).contains(&at) => {
                 state.to_target = at;

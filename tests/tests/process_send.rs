@@ -171,7 +171,7 @@ fn a_verification_names_what_differs_and_writes_nothing() {
     // One byte in the middle, one sub-block, the last sector.
     let places = [
         (3 * MIB + 17, 1_usize),
-        (10 * MIB + 8192, 4096),
+        (11 * MIB + 8192, 4096),
         (SIZE - 512, 512),
     ];
     let mut random = Random::new(6);
@@ -188,10 +188,20 @@ fn a_verification_names_what_differs_and_writes_nothing() {
         .iter()
         .map(|difference| (number(difference, "offset"), number(difference, "len")))
         .collect();
-    let expected = [(3 * MIB, 4096), (10 * MIB + 8192, 4096), (SIZE - 4096, 4096)];
+    let expected = [(3 * MIB, 4096), (11 * MIB + 8192, 4096), (SIZE - 4096, 4096)];
     assert_eq!(found, expected, "differences are told to the block of 4 KiB");
     assert_eq!(number(&result, "bytes_different"), 3 * 4096);
     assert!(digest(&scene.target, SIZE) == before, "a verification wrote");
+
+    // Where the protected disk is zero, a block of 64 KiB is the unit: there is nothing to compare below it.
+    write_at(&scene.target, 20 * MIB + 8192, b"stale");
+    let result = scene.lab.verify(PAIR, &scene.source, &[]).event("result");
+    let found = &result["differences"][2];
+    assert_eq!(
+        (number(found, "offset"), number(found, "len")),
+        (20 * MIB, 64 * 1024),
+        "{result:#}"
+    );
 
     let people = mt_tests::agent::run(
         scene.lab.scratch.path(),

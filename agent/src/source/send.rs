@@ -16,7 +16,7 @@ use super::marks::{Key, Mark, Marks};
 use super::report::{Audience, Numbers, Report, Teller};
 use super::session::{Ended, Session};
 use crate::net::hello::greet;
-use crate::net::pump::WireBytes;
+use crate::net::pump::{PumpError, WireBytes};
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -92,6 +92,7 @@ async fn run_with(
     };
     let mut connections = 0;
     let mut given_up_at = None;
+    let mut ever_open = false;
     let mut wait = RETRY_WAITS.0;
     loop {
         let compared_before = numbers.compared;
@@ -119,9 +120,11 @@ async fn run_with(
             given_up_at = None;
             wait = RETRY_WAITS.0;
         }
-        // The first connection is not retried, so that a wrong address is told at once; only a pair that is busy is
-        // waited for a moment, since the session before this one may be just about to let go of it.
-        let ever_open = numbers.compared > 0 || numbers.durable > 0;
+        // An address where no target answers is told at once, and a pair that is busy is only waited for a moment, since
+        // the session before this one may be just about to let go of it. A target that did answer is the right one,
+        // however early the connection was lost; what cannot be read is tried again only where it was understood before.
+        ever_open |= numbers.compared > 0
+            || matches!(&error, SourceError::Lost { source, .. } if !matches!(source, PumpError::Wire(_)));
         let patience = match &error {
             _ if ever_open => order.retry_for,
             SourceError::Refused(refusal) if refusal.code == ErrorCode::PairBusy => {

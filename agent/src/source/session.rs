@@ -153,8 +153,15 @@ impl Session {
             let event = tokio::select! {
                 frame = self.frames.recv() => match frame {
                     Some(Ok(incoming)) => Some(Event::Received(incoming.message)),
-                    Some(Err(error)) => return Err(self.lost(error)),
-                    None => return Err(self.lost(PumpError::Closed { inside_frame: false })),
+                    // What was done since the last tick counts as well: whether to try again is decided by it.
+                    Some(Err(error)) => {
+                        progress(self.core.progress());
+                        return Err(self.lost(error));
+                    }
+                    None => {
+                        progress(self.core.progress());
+                        return Err(self.lost(PumpError::Closed { inside_frame: false }));
+                    }
                 },
                 answer = self.answers.recv() => match answer {
                     Some(answer) => self.answered(answer)?,
