@@ -459,12 +459,12 @@ fn ids_of_sixteen_bytes_and_of_other_makers_are_read_as_the_kernel_reads_them(gu
         echo naa.5001405a1b2c3d4f >loopback/naa.5001405a1b2c3d4e/tpgt_1/nexus
         ln -s /sys/kernel/config/target/core/fileio_0/disk loopback/naa.5001405a1b2c3d4e/tpgt_1/lun/lun_0/disk",
     );
-    let scanned = "mt-agent disks list --json | tr -d ' ,' | grep '\"model\":\"\\(disk\\|scsi_debug\\)\"' | wc -l | grep -q 2";
+    let scanned = "mt-agent disks list --json | tr -d ' ,' | grep '\"model\":\"\\(FILEIO\\|scsi_debug\\)\"' | wc -l | grep -q 2";
     guest.wait_until("both disks", Duration::from_secs(60), scanned);
     guest.done("udevadm settle");
     let now = Inventory::take(guest);
     assert_eq!(now.disks().len(), before + 2);
-    for (model, digits) in [("disk", 32), ("scsi_debug", 16)] {
+    for (model, digits) in [("FILEIO", 32), ("scsi_debug", 16)] {
         let [disk] = now.all(|disk| disk["model"] == model)[..] else {
             panic!("one disk is a {model}: {:#}", now.0);
         };
@@ -481,17 +481,19 @@ fn ids_of_sixteen_bytes_and_of_other_makers_are_read_as_the_kernel_reads_them(gu
 #[test]
 fn vm_eighty_disks_are_told_apart() {
     const COUNT: u64 = 80;
+    const CONTROLLERS: u64 = 5;
     if !can_boot(test_name!()) {
         return;
     }
     let scratch = Scratch::new();
     let mut machine = Machine::new();
-    for controller in 0..4 {
+    // The kernel's driver looks for 16 targets on a controller of this kind.
+    for controller in 0..CONTROLLERS {
         machine = machine.with_controller(Controller::Pvscsi, &format!("scsi{controller}"));
     }
     for number in 0..COUNT {
         let node = format!("disk{number}");
-        let disk = Disk::new(&node, &format!("scsi{}.0", number % 4)).wwn(wwn(number));
+        let disk = Disk::new(&node, &format!("scsi{}.0", number % CONTROLLERS)).wwn(wwn(number));
         machine = machine.with_void(&node, (1024 + number) * MIB).with_device(&disk);
     }
     let mut guest = machine.boot(&scratch);
