@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`machine`] | what a machine is made of: controllers, disks; its start |
 //! | [`qmp`] | QEMU's monitor: disks plugged in and pulled out |
+//! | [`appliance`] | the target service in the guest, and sources beside it |
 //! | `files` | kernel and initramfs, the agent under test in it |
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+pub mod appliance;
 mod files;
 pub mod machine;
 pub mod qmp;
@@ -97,7 +99,7 @@ impl Guest {
     /// When the guest does not answer in time, or dies; its console is shown.
     #[track_caller]
     pub fn run(&mut self, script: &str) -> Said {
-        self.send(script);
+        self.write(script);
         let line = self.line();
         let numbers: Vec<usize> = line
             .split_whitespace()
@@ -158,7 +160,7 @@ impl Guest {
     /// When it does not end.
     #[track_caller]
     pub fn power_off(mut self) {
-        self.send("sync; poweroff -f");
+        self.write("sync; poweroff -f");
         let begin = Instant::now();
         while self
             .child
@@ -173,7 +175,7 @@ impl Guest {
         }
     }
 
-    fn send(&mut self, script: &str) {
+    fn write(&mut self, script: &str) {
         let bytes = format!("{}\n{script}", script.len());
         if let Err(error) = self.commands.get_mut().write_all(bytes.as_bytes()) {
             self.give_up(&format!("it takes no command: {error}"));
