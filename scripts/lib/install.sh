@@ -19,7 +19,7 @@ packages_of() {
     qemu) echo qemu-system-x86 qemu-utils ;;
     # Failing disks in user space, and disks that somebody else uses.
     faults) echo nbdkit libnbd-bin fuse3 lvm2 mdadm strace ;;
-    guest) echo busybox-static cpio zstd kmod udev lvm2 mdadm libc-bin ;;
+    guest) echo busybox-static cpio zstd kmod udev lvm2 mdadm e2fsprogs xfsprogs reiserfsprogs fdisk libc-bin binutils ;;
     bench) echo nbdkit libnbd-bin rsync ;;
     deny) echo python3 python3-venv ;;
     *) die 2 "no package group is called $1" ;;
