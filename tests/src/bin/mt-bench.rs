@@ -286,12 +286,20 @@ impl Bench {
                 "--socket",
                 text(&socket),
             ]);
-            let output = add.output().expect("the agent's binary can be started");
-            assert!(
-                output.status.success(),
-                "{}",
-                String::from_utf8_lossy(&output.stderr)
-            );
+            // The data port is open before the local socket is.
+            let until = Instant::now() + Duration::from_secs(20);
+            loop {
+                let output = add.output().expect("the agent's binary can be started");
+                if output.status.success() {
+                    break;
+                }
+                assert!(
+                    Instant::now() < until,
+                    "{}",
+                    String::from_utf8_lossy(&output.stderr)
+                );
+                std::thread::sleep(Duration::from_millis(50));
+            }
         }
         server
     }
