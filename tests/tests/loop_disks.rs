@@ -2,7 +2,7 @@
 //! the first error without a false word of durability.
 
 use mt_tests::agent::{Said, wait_until};
-use mt_tests::data::{Fill, MIB, assert_same, digest, fill, read_at};
+use mt_tests::data::{Fill, MIB, assert_same, digest, fill};
 use mt_tests::disks::{Canaries, Loop, Mount, run, text};
 use mt_tests::faulty::FaultyDisk;
 use mt_tests::lab::{Lab, LabDisk, PAIR, scsi_id};
@@ -161,7 +161,7 @@ fn loop_mounting_and_sending_keep_each_other_out() {
 }
 
 #[test]
-fn loop_the_appliances_own_disk_and_a_partition_are_refused() {
+fn loop_the_appliances_own_disk_is_refused() {
     needs!(loop, "findmnt");
     let mut scene = scene();
     let root = run(
@@ -169,24 +169,42 @@ fn loop_the_appliances_own_disk_and_a_partition_are_refused() {
         &["--noheadings", "--output", "SOURCE", "--target", "/"],
     );
     if !root.starts_with("/dev/") {
-        mt_tests::skip::skip(
-            mt_tests::test_name!(),
-            &format!("/ is on {root}, which is no block device"),
-        );
+        let reason = format!("/ is on {root}, which is no block device");
+        mt_tests::skip::skip(mt_tests::test_name!(), &reason);
         return;
     }
-    // An image in a folder of the agent's own state would be written below itself.
     let id = scene.lab.add(LabDisk {
         scsi_id: scsi_id(77),
-        path: root.clone().into(),
+        path: root.into(),
         block_size: None,
     });
-    let start = mt_tests::agent::Running::start(scene.lab.target_command(), scene.lab.scratch.path());
-    // Either the configuration is refused outright or the disk is when it is paired.
-    drop(start);
     scene.lab.start();
-    scene.pair_refused(&id, 5, &[]);
-    assert!(!read_at(std::path::Path::new("/etc/hostname"), 0, 1).is_empty());
+    // Lab disks are loop devices and images, so that no lab setting can point at a real disk.
+    scene.pair_refused(&id, 5, &[&id, "no loop device"]);
+    let table = scene.lab.verb(&["disks", "list"]).expect_done();
+    assert!(table.stdout.contains("is the appliance's own"), "{table}");
+}
+
+/// A partition is no disk: its neighbours would not be protected by holding it.
+#[test]
+fn loop_a_partition_is_refused() {
+    needs!(loop, "addpart", "delpart");
+    let mut scene = scene();
+    let image = scene.lab.scratch.sparse("parted.img", 2 * SIZE);
+    let device = Loop::attach(&image, &["--partscan"]);
+    run("addpart", &[device.text(), "1", "2048", "32768"]);
+    let partition = format!("{}p1", device.text());
+    wait_until("the node of the partition", || {
+        std::path::Path::new(&partition).exists()
+    });
+    let id = scene.lab.add(LabDisk {
+        scsi_id: scsi_id(78),
+        path: partition.into(),
+        block_size: None,
+    });
+    scene.lab.start();
+    scene.pair_refused(&id, 5, &["partition"]);
+    run("delpart", &[device.text(), "1"]);
 }
 
 /// EIO and ENOSPC in the middle: the pair stops at once, says so with disk and offset, and acknowledges nothing of it.
@@ -194,21 +212,9 @@ fn loop_the_appliances_own_disk_and_a_partition_are_refused() {
 #[test]
 fn loop_a_disk_that_fails_in_the_middle_stops_the_pair_and_later_goes_on() {
     needs!(loop, "nbdkit", "nbdfuse", "fusermount3");
-    for (errno, operations, words) in [
-        (
-            "EIO",
-            ["error-pwrite"].as_slice(),
-            ["Input/output error"].as_slice(),
-        ),
-        ("ENOSPC", ["error-pwrite"].as_slice(), [].as_slice()),
-        (
-            "EIO",
-            ["error-pread"].as_slice(),
-            ["Input/output error"].as_slice(),
-        ),
-    ] {
+    for (errno, words) in [("EIO", ["Input/output error"].as_slice()), ("ENOSPC", &[])] {
         let mut scene = scene();
-        let disk = FaultyDisk::new(&scene.lab.scratch, SIZE, errno, operations);
+        let disk = FaultyDisk::new(&scene.lab.scratch, SIZE, errno, &["error-pwrite"]);
         let id = scene.lab.add_disk(disk.path());
         scene.lab.start();
         scene.lab.pair(PAIR, &id);
@@ -221,12 +227,7 @@ fn loop_a_disk_that_fails_in_the_middle_stops_the_pair_and_later_goes_on() {
         disk.fail();
         proxy.release();
         let said = send.wait();
-        if operations == ["error-pread"] && said.code() == Some(0) {
-            // Everything had been read before the fault was armed: then nothing had to be read any more.
-            assert_same(&scene.source, disk.path(), SIZE);
-            continue;
-        }
-        assert_eq!(said.code(), Some(8), "{errno} {operations:?}: {said}");
+        assert_eq!(said.code(), Some(8), "{errno}: {said}");
         let error = said.event("error")["error"].to_string();
         for word in words {
             assert!(error.contains(word), "\"{word}\" is not in {error}");
@@ -244,15 +245,36 @@ fn loop_a_disk_that_fails_in_the_middle_stops_the_pair_and_later_goes_on() {
         scene.canaries.assert_untouched();
 
         disk.work();
+        // The session that failed may still be about to let go of the pair.
         scene
             .lab
-            .send(PAIR, &scene.source, &["--retry-for", "0"])
+            .send(PAIR, &scene.source, &["--retry-for", "10"])
             .expect_done();
         let copy = scene.lab.scratch.join("copy.img");
         disk.read_all(&copy);
         assert_same(&scene.source, &copy, SIZE);
         scene.lab.stop();
     }
+}
+
+/// A target disk that cannot be read any more is not compared by guess.
+#[test]
+fn loop_a_disk_that_cannot_be_read_is_not_guessed_at() {
+    needs!(loop, "nbdkit", "nbdfuse", "fusermount3");
+    let mut scene = scene();
+    let disk = FaultyDisk::new(&scene.lab.scratch, SIZE, "EIO", &["error-pread"]);
+    let id = scene.lab.add_disk(disk.path());
+    scene.lab.start();
+    scene.lab.pair_over(PAIR, &id);
+    disk.fail();
+    scene.send_fails(&[8], &["Input/output error"]);
+    disk.work();
+    scene
+        .lab
+        .send(PAIR, &scene.source, &["--retry-for", "10"])
+        .expect_done();
+    assert_same(&scene.source, disk.path(), SIZE);
+    scene.lab.stop();
 }
 
 /// The disk is pulled out while it is written: as with any error, and other pairs go on.
@@ -331,7 +353,8 @@ fn loop_a_full_datastore_is_called_full() {
 fn loop_what_others_left_on_a_disk_needs_a_word() {
     needs!(loop, "mkfs.xfs", "mkfs.ext4", "mkswap", "sfdisk");
     let mut scene = scene();
-    let fixtures: [(&str, fn(&str), &str); 5] = [
+    type Make = fn(&str);
+    let fixtures: [(&str, Make, &str); 5] = [
         ("ext4", |path| drop(run("mkfs.ext4", &["-q", path])), "ext4"),
         ("xfs", |path| drop(run("mkfs.xfs", &["-q", path])), "xfs"),
         ("swap", |path| drop(run("mkswap", &[path])), "swap"),
@@ -345,7 +368,7 @@ fn loop_what_others_left_on_a_disk_needs_a_word() {
             },
             "gpt",
         ),
-        ("lvm", |path| drop(lvm_label(path)), "LVM"),
+        ("lvm", lvm_label, "LVM"),
     ];
     let mut disks = Vec::new();
     for (name, make, word) in fixtures {
