@@ -215,6 +215,12 @@ impl SourceSession {
         actions
     }
 
+    /// Everything before this offset is done with: the target may have been told so, and nothing behind it.
+    fn settled_prefix(&self) -> u64 {
+        let open = self.regions.keys().next().copied().unwrap_or(u64::MAX);
+        open.min(self.next_read).min(self.progress.size)
+    }
+
     fn step(&mut self, event: Event, actions: &mut Vec<Action>) -> Result<(), String> {
         match event {
             Event::Received(message) => self.received(message, actions)?,
@@ -278,10 +284,13 @@ impl SourceSession {
                 self.compare_sub_blocks(sub.offset, actions)?;
             }
             (Phase::Running | Phase::Ending, Message::Durable { offset }) if self.mode == Mode::Seed => {
-                if offset < self.progress.durable || offset > self.progress.size {
+                // A mark beyond what was settled would be stored, and the next seeding would begin behind a gap.
+                if offset < self.progress.durable || offset > self.settled_prefix() {
                     return Err(format!(
-                        "durable mark {offset} after {} of {}",
-                        self.progress.durable, self.progress.size
+                        "durable mark {offset} after {}, settled is {} of {}",
+                        self.progress.durable,
+                        self.settled_prefix(),
+                        self.progress.size
                     ));
                 }
                 self.progress.durable = offset;
