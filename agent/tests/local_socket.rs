@@ -12,9 +12,12 @@ use support::{AGENT, Said, Served, id};
 
 /// Begins of an ext4 superblock: magic number 0xEF53 at offset 1080, and enough around it for blkid.
 fn ext_like() -> Vec<u8> {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("there is room for a folder");
     let path = folder.path().join("fs.img");
-    std::fs::File::create(&path).unwrap().set_len(4 << 20).unwrap();
+    std::fs::File::create(&path)
+        .expect("the scene can be set")
+        .set_len(4 << 20)
+        .expect("files can be made longer");
     let made = std::process::Command::new("mkfs.ext4")
         .arg("-q")
         .arg(&path)
@@ -23,7 +26,7 @@ fn ext_like() -> Vec<u8> {
         made.is_ok_and(|status| status.success()),
         "mkfs.ext4 (package e2fsprogs) is needed here"
     );
-    std::fs::read(&path).unwrap()
+    std::fs::read(&path).expect("the scene can be set")
 }
 
 #[test]
@@ -210,7 +213,11 @@ fn seeding(served: &Served, name: &PairName) -> (Job, PairSession) {
         error: None,
         hint: None,
     };
-    let job = served.hub().state().insert_job(&job).unwrap();
+    let job = served
+        .hub()
+        .state()
+        .insert_job(&job)
+        .expect("the scene can be set");
     let session = PairSession {
         peer: job.peer.clone(),
         job: job.id,

@@ -20,28 +20,36 @@ const KILLS: usize = 12;
 
 /// What the child does: it moves a mark on, and says each mark after the state has said that it is stored.
 fn store_marks_for_ever(folder: &Path) -> ! {
-    let state = State::open(folder).unwrap();
+    let state = State::open(folder).expect("a new state opens");
     let pair = {
         let new = NewPair {
-            name: PairName::new("db01", "scsi0:1").unwrap(),
-            scsi_id: "naa.6000c29a71e02b4c9d118e55037fab01".parse().unwrap(),
+            name: PairName::new("db01", "scsi0:1").expect("the state answers"),
+            scsi_id: "naa.6000c29a71e02b4c9d118e55037fab01"
+                .parse()
+                .expect("it can be parsed"),
             size: SIZE,
             logical_block_size: 512,
             overwrite: false,
         };
-        state.add_pair(&new, Timestamp::UNIX_EPOCH).unwrap()
+        state
+            .add_pair(&new, Timestamp::UNIX_EPOCH)
+            .expect("the state answers")
     };
-    let mut durable = match state.seeding(pair.id).unwrap() {
+    let mut durable = match state.seeding(pair.id).expect("the state answers") {
         Some(mark) => mark.durable,
         None => {
-            state.begin_seeding(pair.id, SEEDING, SIZE).unwrap();
+            state
+                .begin_seeding(pair.id, SEEDING, SIZE)
+                .expect("the state answers");
             0
         }
     };
     loop {
         durable += 4096;
-        state.store_mark(pair.id, SEEDING, durable).unwrap();
-        writeln!(std::io::stdout(), "stored {durable}").unwrap();
+        state
+            .store_mark(pair.id, SEEDING, durable)
+            .expect("the state answers");
+        writeln!(std::io::stdout(), "stored {durable}").expect("the state answers");
     }
 }
 

@@ -14,12 +14,12 @@ const SIZE: u64 = 1 << 40;
 fn scsi_id(number: u8) -> ScsiId {
     format!("naa.6000c29a71e02b4c9d118e55037fab{number:02x}")
         .parse()
-        .unwrap()
+        .expect("it can be parsed")
 }
 
 fn new_pair(name: u8, disk: u8) -> NewPair {
     NewPair {
-        name: PairName::new("db01", &name.to_string()).unwrap(),
+        name: PairName::new("db01", &name.to_string()).expect("the state answers"),
         scsi_id: scsi_id(disk),
         size: SIZE,
         logical_block_size: 512,
@@ -142,8 +142,8 @@ fn apply(model: &mut BTreeMap<u8, ModelPair>, step: &Step) -> Vec<&'static str> 
 
 fn ask(state: &State, step: &Step) -> Option<&'static str> {
     let id_of = |name: u8| -> Option<PairId> {
-        let name = PairName::new("db01", &name.to_string()).unwrap();
-        state.pair(&name).unwrap().map(|pair| pair.id)
+        let name = PairName::new("db01", &name.to_string()).expect("the state answers");
+        state.pair(&name).expect("the state answers").map(|pair| pair.id)
     };
     match *step {
         Step::Add {
@@ -164,35 +164,41 @@ fn ask(state: &State, step: &Step) -> Option<&'static str> {
         }
         Step::Remove { name } => {
             state
-                .remove_pair(&PairName::new("db01", &name.to_string()).unwrap())
-                .unwrap();
+                .remove_pair(&PairName::new("db01", &name.to_string()).expect("the state answers"))
+                .expect("the state answers");
         }
         Step::Adopt { name } => id_of(name)
             .into_iter()
-            .for_each(|id| state.set_adopted(id).unwrap()),
+            .for_each(|id| state.set_adopted(id).expect("the state answers")),
         Step::FixSize { name, size } => {
             id_of(name)
                 .into_iter()
-                .for_each(|id| state.set_protected_size(id, size).unwrap());
+                .for_each(|id| state.set_protected_size(id, size).expect("the state answers"));
         }
         Step::Begin { name, seeding, size } => {
-            id_of(name)
-                .into_iter()
-                .for_each(|id| state.begin_seeding(id, [seeding; 16], size).unwrap());
+            id_of(name).into_iter().for_each(|id| {
+                state
+                    .begin_seeding(id, [seeding; 16], size)
+                    .expect("the state answers")
+            });
         }
         Step::Mark {
             name,
             seeding,
             durable,
         } => {
-            id_of(name)
-                .into_iter()
-                .for_each(|id| state.store_mark(id, [seeding; 16], durable).unwrap());
+            id_of(name).into_iter().for_each(|id| {
+                state
+                    .store_mark(id, [seeding; 16], durable)
+                    .expect("the state answers")
+            });
         }
         Step::Complete { name, seeding } => {
-            id_of(name)
-                .into_iter()
-                .for_each(|id| state.complete_seeding(id, [seeding; 16]).unwrap());
+            id_of(name).into_iter().for_each(|id| {
+                state
+                    .complete_seeding(id, [seeding; 16])
+                    .expect("the state answers")
+            });
         }
         Step::Reopen => {}
     }
@@ -200,15 +206,17 @@ fn ask(state: &State, step: &Step) -> Option<&'static str> {
 }
 
 fn seen(state: &State) -> BTreeMap<u8, ModelPair> {
-    let pairs = state.pairs().unwrap().into_iter();
+    let pairs = state.pairs().expect("the state answers").into_iter();
     let model = |mark: SeedingMark| (mark.seeding_id[0], mark.durable, mark.size, mark.complete);
     pairs
         .map(|pair| {
-            let seeding = state.seeding(pair.id).unwrap().map(model);
-            let disk = (0..4).find(|disk| scsi_id(*disk) == pair.scsi_id).unwrap();
+            let seeding = state.seeding(pair.id).expect("the state answers").map(model);
+            let disk = (0..4)
+                .find(|disk| scsi_id(*disk) == pair.scsi_id)
+                .expect("the state answers");
             let (overwrite, adopted, protected_size) = (pair.overwrite, pair.adopted, pair.protected_size);
             (
-                pair.name.disk.parse().unwrap(),
+                pair.name.disk.parse().expect("it can be parsed"),
                 ModelPair {
                     disk,
                     overwrite,

@@ -28,14 +28,15 @@ fn scene() -> Option<Scene> {
     }
     let group = ["nogroup", "nobody", "daemon"]
         .iter()
-        .find_map(|name| Group::from_name(name).unwrap())
-        .unwrap();
+        .find_map(|name| Group::from_name(name).expect("the scene can be set"))
+        .expect("the scene can be set");
     let served = Served::start_with(&[b""], &group.name);
     // Others have to reach the socket and the program; the folder of the build may be closed to them.
-    std::fs::set_permissions(served.folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(served.folder.path(), std::fs::Permissions::from_mode(0o755))
+        .expect("the scene can be set");
     let agent = served.folder.path().join("mt-agent");
-    std::fs::copy(AGENT, &agent).unwrap();
-    std::fs::set_permissions(&agent, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::copy(AGENT, &agent).expect("the scene can be set");
+    std::fs::set_permissions(&agent, std::fs::Permissions::from_mode(0o755)).expect("the scene can be set");
     Some(Scene { served, agent, group })
 }
 
@@ -48,7 +49,7 @@ impl Scene {
             .uid(STRANGER)
             .gid(gid)
             .env("MT_AGENT_SOCKET", self.served.socket());
-        Said::of(command.output().unwrap())
+        Said::of(command.output().expect("the program runs"))
     }
 }
 

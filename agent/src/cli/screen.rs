@@ -15,6 +15,9 @@ const WIDTH_MIN: usize = 60;
 /// Wider than this lines get hard to follow.
 const WIDTH_MAX: usize = 120;
 
+/// Stands for a space that is no place to break a line, until the line is made.
+const GLUE: &str = "\u{a0}";
+
 /// How the screen should look.
 #[derive(Debug, Clone, Copy)]
 pub struct Look {
@@ -202,11 +205,15 @@ fn one_pair(lines: &mut Vec<String>, pair: &PairDoc, width: usize, look: Look) {
     let phase = look.paint(paint, &format!("{:<13}", phase_word(pair.phase)));
     let begin = 2 + name.chars().count() + 2 + 13 + 1;
     let disk = format!(
-        "{} ({})  {}",
+        "{} ({}), {}",
         pair.scsi_id,
         clean(pair.kernel_name.as_deref().unwrap_or("not attached")),
-        size_text(pair.protected_size.unwrap_or(pair.size))
+        glued(&size_text(pair.protected_size.unwrap_or(pair.size)))
     );
+    let disk_lines = || {
+        let lines = wrap(&disk, look.width, 6).into_iter();
+        lines.map(|line| look.paint(Paint::Dim, &line))
+    };
     match &pair.session {
         Some(session) => {
             let room = look.width.saturating_sub(begin);
@@ -214,14 +221,14 @@ fn one_pair(lines: &mut Vec<String>, pair: &PairDoc, width: usize, look: Look) {
                 "  {name}  {phase} {}",
                 progress(pair.phase, session, room)
             ));
-            lines.push(format!("      {}", look.paint(Paint::Dim, &disk)));
+            lines.extend(disk_lines());
             let marks = match pair.phase {
                 PairPhase::Verifying => String::new(),
                 _ => format!(
                     "applied {}, durable {}, lag {}, ",
-                    size_text(session.applied),
-                    size_text(session.durable),
-                    size_text(session.lag)
+                    glued(&size_text(session.applied)),
+                    glued(&size_text(session.durable)),
+                    glued(&size_text(session.lag))
                 ),
             };
             let marks = format!("{marks}from {}", clean(&session.peer));
@@ -232,18 +239,21 @@ fn one_pair(lines: &mut Vec<String>, pair: &PairDoc, width: usize, look: Look) {
             );
         }
         None if begin + disk.chars().count() <= look.width => {
-            lines.push(format!("  {name}  {phase} {}", look.paint(Paint::Dim, &disk)));
+            lines.push(format!(
+                "  {name}  {phase} {}",
+                look.paint(Paint::Dim, &disk.replace(GLUE, " "))
+            ));
         }
         None => {
             lines.push(format!("  {name}  {}", phase.trim_end()));
-            lines.push(format!("      {}", look.paint(Paint::Dim, &disk)));
+            lines.extend(disk_lines());
         }
     }
     if let (PairPhase::Interrupted, Some(seeding)) = (pair.phase, &pair.seeding) {
         let text = format!(
             "durable up to {} of {} ({} %); the source goes on from there",
-            size_text(seeding.durable),
-            size_text(seeding.size),
+            glued(&size_text(seeding.durable)),
+            glued(&size_text(seeding.size)),
             percent(seeding.durable, seeding.size)
         );
         lines.extend(wrap(&text, look.width, 6));
@@ -318,13 +328,14 @@ fn one_job(lines: &mut Vec<String>, job: &Job, status: &StatusDoc, look: Look) {
         JobState::Interrupted => Paint::Warn,
     };
     let ended = job.ended.unwrap_or(job.started);
+    let span = |from, to| glued(&span_text(seconds_between(from, to)));
     let text = format!(
-        "{}, {} written, {} zeroed, took {}, {} ago",
+        "{}, {} written, {} zeroed, took {}, {}{GLUE}ago",
         clean(&job.pair),
-        size_text(job.bytes_written),
-        size_text(job.bytes_zeroed),
-        span_text(seconds_between(job.started, ended)),
-        span_text(seconds_between(ended, status.time))
+        glued(&size_text(job.bytes_written)),
+        glued(&size_text(job.bytes_zeroed)),
+        span(job.started, ended),
+        span(ended, status.time)
     );
     let mut wrapped = wrap(&text, look.width, 29).into_iter();
     lines.push(format!(
@@ -360,6 +371,11 @@ fn disks(lines: &mut Vec<String>, status: &StatusDoc, look: Look) {
     }
 }
 
+/// A number with its unit, which [`wrap`] keeps on one line.
+fn glued(text: &str) -> String {
+    text.replace(' ', GLUE)
+}
+
 fn counted(count: usize, one: &str, several: &str) -> String {
     if count == 1 {
         format!("1 {one}")
@@ -369,10 +385,10 @@ fn counted(count: usize, one: &str, several: &str) -> String {
 }
 
 /// Breaks a text between words, each line indented. A word longer than a line stays whole: it is an ID to be copied.
-fn wrap(text: &str, width: usize, indent: usize) -> Vec<String> {
+pub fn wrap(text: &str, width: usize, indent: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = String::new();
-    for word in text.split_whitespace() {
+    for word in text.split([' ', '\n']).filter(|word| !word.is_empty()) {
         if !line.is_empty() && indent + line.chars().count() + 1 + word.chars().count() > width {
             lines.push(format!("{}{line}", " ".repeat(indent)));
             line.clear();
@@ -385,7 +401,7 @@ fn wrap(text: &str, width: usize, indent: usize) -> Vec<String> {
     if !line.is_empty() {
         lines.push(format!("{}{line}", " ".repeat(indent)));
     }
-    lines
+    lines.into_iter().map(|line| line.replace(GLUE, " ")).collect()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use clap::Args;
 use terminal_size::{Height, Width, terminal_size};
 
 use super::output::{ServiceArgs, print, print_json};
-use super::screen::{Look, clip, render};
+use super::screen::{Look, clean, clip, render, wrap};
 use super::source::stop_on_signal;
 use crate::error::{CliError, ExitCode};
 use crate::status::client::{Client, ClientError};
@@ -86,7 +86,9 @@ async fn watch(client: &Client) -> Result<ExitCode, CliError> {
     loop {
         let mut text = render(&document, look());
         if let Some(error) = &trouble {
-            text = format!("{error}; trying again. What follows is the last that was heard.\n\n{text}");
+            let trouble = format!("{error}; trying again. What follows is the last that was heard.");
+            let trouble = wrap(&clean(&trouble), look().width, 0).join("\n");
+            text = format!("{trouble}\n\n{text}");
         }
         let gone = match &screen {
             Some(screen) => screen.draw(&text),
@@ -117,13 +119,15 @@ impl Screen {
         Self
     }
 
-    /// Draws over what is there line by line: clearing first would flicker.
+    /// Draws over what is there line by line: clearing the whole screen would flicker. A line is cleared before it is
+    /// written; afterwards the cursor may stand on its last character.
     fn draw(&self, text: &str) -> std::io::Result<()> {
         let height = terminal_size().map_or(24, |(_, Height(height))| usize::from(height));
         let mut frame = String::from("\x1b[H");
         for line in clip(text, height.saturating_sub(1)) {
+            frame.push_str("\x1b[K");
             frame.push_str(&line);
-            frame.push_str("\x1b[K\r\n");
+            frame.push_str("\r\n");
         }
         frame.push_str("\x1b[J");
         let mut out = std::io::stdout().lock();

@@ -57,18 +57,18 @@ impl Served {
         let folder = tempfile::Builder::new()
             .prefix("status-test-")
             .tempdir_in("/var/tmp")
-            .unwrap();
+            .expect("there is room for a folder");
         let lab_disks = disks.iter().zip(1..).map(|(content, number)| {
             let path = folder.path().join(format!("disk{number}.img"));
-            std::fs::write(&path, content).unwrap();
+            std::fs::write(&path, content).expect("files can be written");
             std::fs::OpenOptions::new()
                 .write(true)
                 .open(&path)
-                .unwrap()
+                .expect("files can be opened")
                 .set_len(4 << 20)
-                .unwrap();
+                .expect("files can be made longer");
             LabDisk {
-                scsi_id: id(number).parse().unwrap(),
+                scsi_id: id(number).parse().expect("it can be parsed"),
                 path,
                 block_size: None,
             }
@@ -81,7 +81,7 @@ impl Served {
             lab_disks: lab_disks.collect(),
             ..Config::default()
         });
-        let state = State::open(&config.state_dir).unwrap();
+        let state = State::open(&config.state_dir).expect("a new state opens");
         let target = Target {
             hub: Hub::new(state, Timestamp::now()),
             pairs: PairsInUse::default(),
@@ -91,7 +91,7 @@ impl Served {
             .worker_threads(2)
             .enable_all()
             .build()
-            .unwrap();
+            .expect("the runtime starts");
         let (stop, stopped) = watch::channel(false);
         let server = runtime.spawn(serve(Arc::clone(&config), target.clone(), stopped));
         let served = Self {
@@ -140,7 +140,7 @@ impl Served {
     }
 
     pub fn run(&self, args: &[&str]) -> Said {
-        Said::of(self.command(args).output().unwrap())
+        Said::of(self.command(args).output().expect("the program runs"))
     }
 
     #[track_caller]
@@ -158,9 +158,13 @@ impl Served {
     }
 
     pub fn connect(&self) -> UnixStream {
-        let stream = UnixStream::connect(self.socket()).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        let stream = UnixStream::connect(self.socket()).expect("the server listens");
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .expect("sockets take timeouts");
+        stream
+            .set_write_timeout(Some(PATIENCE))
+            .expect("sockets take timeouts");
         stream
     }
 
@@ -177,14 +181,14 @@ impl Served {
 
     /// Ends the server in good order.
     pub fn stop(mut self) {
-        self.stop.send(true).unwrap();
-        let server = self.server.take().unwrap();
+        self.stop.send(true).expect("the server is told");
+        let server = self.server.take().expect("the server runs");
         self.runtime.block_on(async {
             tokio::time::timeout(PATIENCE, server)
                 .await
-                .unwrap()
-                .unwrap()
-                .unwrap()
+                .expect("the server ends well and in time")
+                .expect("the server ends well and in time")
+                .expect("the server ends well and in time")
         });
         assert!(
             self.socket().symlink_metadata().is_err(),
@@ -220,8 +224,8 @@ impl Said {
     pub fn of(output: Output) -> Self {
         Self {
             code: output.status.code(),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
+            stdout: String::from_utf8(output.stdout).expect("it is text"),
+            stderr: String::from_utf8(output.stderr).expect("it is text"),
         }
     }
 

@@ -175,17 +175,17 @@ ALARMS  1
 
 PAIRS  5   1 resync-needed   1 interrupted   1 seeding   1 verifying   1 seeded
   db01/scsi0:0  seeding       [============-----                 ]  50 %   812 MiB/s  31 min left
-      naa.6000c29a71e02b4c9d118e55037faa01 (sdb)  40.0 GiB
+      naa.6000c29a71e02b4c9d118e55037faa01 (sdb), 40.0 GiB
       applied 20.0 GiB, durable 15.0 GiB, lag 5.00 GiB, from 127.0.0.1:40112
   db01/scsi0:1  verifying     [========                          ]  25 %   812 MiB/s  31 min left
-      naa.6000c29a71e02b4c9d118e55037faa02 (sdb)  40.0 GiB
+      naa.6000c29a71e02b4c9d118e55037faa02 (sdb), 40.0 GiB
       from 127.0.0.1:40112
-  web/0         interrupted   naa.6000c29a71e02b4c9d118e55037faa03 (sdb)  40.0 GiB
+  web/0         interrupted   naa.6000c29a71e02b4c9d118e55037faa03 (sdb), 40.0 GiB
       durable up to 10.0 GiB of 40.0 GiB (25 %); the source goes on from there
-  web/1         resync-needed naa.6000c29a71e02b4c9d118e55037faa04 (not attached)  40.0 GiB
+  web/1         resync-needed naa.6000c29a71e02b4c9d118e55037faa04 (not attached), 40.0 GiB
       - SCSI ID naa.6000c29a71e02b4c9d118e55037faa04 is not attached
         hint: attach the disk to this virtual machine, then run \"mt-agent disks list\"
-  web/2         seeded        naa.6000c29a71e02b4c9d118e55037faa05 (sdb)  40.0 GiB
+  web/2         seeded        naa.6000c29a71e02b4c9d118e55037faa05 (sdb), 40.0 GiB
 
 LAST JOBS
     11  seeding  done        db01/scsi0:0, 3.00 GiB written, 0 B zeroed, took 10 min, 64 min ago
