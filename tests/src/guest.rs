@@ -24,7 +24,7 @@ mod files;
 pub mod machine;
 pub mod qmp;
 
-pub use files::can_boot;
+pub use files::{can_boot, made_by};
 pub use machine::Machine;
 use qmp::Qmp;
 
@@ -214,8 +214,8 @@ impl Drop for Guest {
     }
 }
 
-/// The last lines of a file.
-fn tail(path: &Path) -> String {
+/// The last lines of a console or a log.
+pub fn tail(path: &Path) -> String {
     let text = String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(CONSOLE_LINES)..].join("\n")

@@ -11,6 +11,7 @@ use tokio::time::sleep;
 
 use super::opening::Opener;
 use super::registry::PairsInUse;
+use super::report::forget_mark;
 use super::service::{listen, serve};
 use crate::disks::facts::{DiskFacts, Inventory, InventoryDiff};
 use crate::disks::inventory::DiskScope;
@@ -166,10 +167,13 @@ pub fn check_paired_disks(hub: &Hub, inventory: &Inventory, now: Timestamp) {
                 hub.clear(ALARM_DISK, &subject, now);
                 continue;
             }
-            [] => (
-                format!("target disk {} is not attached", pair.scsi_id),
-                "attach it to the appliance; if it is, check disk.EnableUUID with \"mt-agent disks list\"",
-            ),
+            [] => {
+                forget_mark(hub, pair.id);
+                (
+                    format!("target disk {} is not attached", pair.scsi_id),
+                    "attach it to the appliance; if it is, check disk.EnableUUID with \"mt-agent disks list\"",
+                )
+            }
             several => (
                 format!(
                     "target disk {} is attached {} times ({})",
@@ -208,4 +212,64 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disks::facts::testing::{disk, id};
+    use crate::model::{NewPair, SeedingMark};
+
+    fn now() -> Timestamp {
+        "2026-03-02T10:14:07Z".parse().unwrap()
+    }
+
+    /// A seeding is cut in the middle, the disk is detached, and comes back. Whoever had it meanwhile may have written
+    /// to it below the mark: a seeding that goes on from there leaves that in the copy and calls it complete.
+    #[test]
+    fn a_disk_that_was_away_is_compared_from_its_beginning() {
+        let folder = tempfile::tempdir().unwrap();
+        let hub = Hub::new(State::open(folder.path()).unwrap(), now());
+        let new = NewPair {
+            name: "db01/scsi0:1".parse().unwrap(),
+            scsi_id: id(1),
+            size: 20 << 30,
+            logical_block_size: 512,
+            overwrite: false,
+        };
+        let pair = hub.state().add_pair(&new, now()).unwrap().id;
+        let inventory = |disks: Vec<DiskFacts>| Inventory {
+            disks,
+            warnings: Vec::new(),
+        };
+        let (there, away) = (inventory(vec![disk("sdb", 1)]), inventory(Vec::new()));
+        let twice = inventory(vec![disk("sdb", 1), disk("sdc", 1)]);
+        let mark = || hub.state().seeding(pair).unwrap().unwrap();
+
+        hub.state().begin_seeding(pair, [7; 16], 10 << 30).unwrap();
+        hub.state().store_mark(pair, [7; 16], 4 << 30).unwrap();
+        let cut = SeedingMark {
+            seeding_id: [7; 16],
+            durable: 4 << 30,
+            size: 10 << 30,
+            complete: false,
+        };
+        check_paired_disks(&hub, &there, now());
+        check_paired_disks(&hub, &twice, now());
+        assert_eq!(mark(), cut, "the disk itself was there all the time");
+
+        check_paired_disks(&hub, &away, now());
+        check_paired_disks(&hub, &there, now());
+        let doubted = mark();
+        assert_eq!((doubted.durable, doubted.complete), (0, false));
+        assert_ne!(doubted.seeding_id, [7; 16], "the source's mark is not taken up");
+        hub.state().store_mark(pair, [7; 16], 5 << 30).unwrap();
+        assert_eq!(mark(), doubted, "nor is one that was still on its way");
+
+        // What came to its end is not gone on with anyway, and stays known as complete.
+        hub.state().begin_seeding(pair, [8; 16], 10 << 30).unwrap();
+        hub.state().complete_seeding(pair, [8; 16]).unwrap();
+        check_paired_disks(&hub, &away, now());
+        assert!(mark().complete);
+    }
 }

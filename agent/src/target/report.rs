@@ -8,7 +8,7 @@ use mt_wire::{ErrorCode, Mode, Refusal};
 
 use super::opening::OpenedPair;
 use crate::hub::{Alarm, Hub, PairSession, Severity};
-use crate::model::{Job, JobId, JobKind, JobState, PairName};
+use crate::model::{Job, JobId, JobKind, JobState, PairId, PairName};
 use crate::seeding::target::{Outcome, Progress};
 use crate::state::StateError;
 
@@ -20,6 +20,7 @@ pub const ALARM_RESYNC: &str = "pair-needs-resync";
 
 /// A job that runs.
 pub struct SessionReport {
+    pair_id: PairId,
     pair: PairName,
     scsi_id: String,
     job: Job,
@@ -62,6 +63,7 @@ impl SessionReport {
             "{} begins at {} of {} bytes", verb(kind), opened.start, opened.size
         );
         let report = Self {
+            pair_id: opened.pair.id,
             pair,
             scsi_id,
             job,
@@ -130,6 +132,9 @@ impl SessionReport {
         // A disk that fails may hold anything in the range that was under way: the pair has to be compared again.
         let doubt = matches!(refusal.code, ErrorCode::DiskFailed | ErrorCode::DiskMissing);
         if doubt && self.job.kind == JobKind::Seeding {
+            if refusal.code == ErrorCode::DiskMissing {
+                forget_mark(hub, self.pair_id);
+            }
             hub.raise(Alarm {
                 id: ALARM_RESYNC.to_owned(),
                 subject: self.pair.to_string(),
@@ -175,6 +180,26 @@ impl SessionReport {
             seconds_left: left.checked_div(rate),
             since: self.since,
         }
+    }
+}
+
+/// Forgets up to where the copy of a pair is durable, if its seeding is under way: the next one compares all of the
+/// disk. For a disk that was taken away: what was flushed is on it still, but who had it meanwhile is not known, and a
+/// seeding that went on from the mark would call a copy complete that is not.
+pub fn forget_mark(hub: &Hub, pair: PairId) {
+    let state = hub.state();
+    let forgotten = state
+        .seeding(pair)
+        .map(|stored| stored.filter(|mark| !mark.complete && mark.durable > 0));
+    let outcome = forgotten.and_then(|stored| match (stored, crate::random::id()) {
+        (None, _) => Ok(()),
+        // A new name, so that a mark that is still on its way is not taken for one of this seeding.
+        (Some(mark), Ok(name)) => state.begin_seeding(pair, name, mark.size),
+        // Whoever names this one begins at 0 as well: nothing of it is marked.
+        (Some(mark), Err(_)) => state.begin_seeding(pair, [0; 16], mark.size),
+    });
+    if let Err(error) = outcome {
+        tracing::error!("cannot forget the durable mark of a disk that was taken away: {error}");
     }
 }
 

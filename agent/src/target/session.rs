@@ -18,6 +18,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::opening::{HeldDisk, OpenedPair, Opener, open_pair};
 use super::report::SessionReport;
+use crate::disks::gate;
 use crate::disks::open::OpenDisk;
 use crate::error::Explain;
 use crate::hub::Hub;
@@ -316,11 +317,7 @@ impl Session {
     fn recheck(&self) {
         self.on_disk_quietly(|disk| match disk.recheck() {
             Ok(()) => None,
-            Err(refusal) => Some(Event::Failed(Refusal {
-                code: ErrorCode::DiskMissing,
-                text: refusal.to_string(),
-                hint: refusal.hint().unwrap_or_default(),
-            })),
+            Err(refusal) => Some(Event::Failed(disk_in_doubt(&refusal))),
         });
     }
 
@@ -449,6 +446,11 @@ fn zero(disk: &OpenDisk, ranges: &[Range]) -> Result<(), Refusal> {
 }
 
 fn disk_failed(disk: &OpenDisk, error: &DeviceError) -> Refusal {
+    // A disk that was taken away fails in many words: the kernel makes its size zero, and a write behind the end of a
+    // device is "no space left". What is true of the disk counts before the words.
+    if let Err(refusal) = disk.recheck() {
+        return disk_in_doubt(&refusal);
+    }
     let hint = if error.is_no_space() {
         "make room where the disk is stored, then run the same command on the source again"
     } else if error.is_device_gone() {
@@ -465,6 +467,14 @@ fn disk_failed(disk: &OpenDisk, error: &DeviceError) -> Refusal {
             error.io_error()
         ),
         hint: hint.to_owned(),
+    }
+}
+
+fn disk_in_doubt(refusal: &gate::Refusal) -> Refusal {
+    Refusal {
+        code: ErrorCode::DiskMissing,
+        text: refusal.to_string(),
+        hint: refusal.hint().unwrap_or_default(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use crate::agent;
 use crate::disks::{run, text};
@@ -18,41 +18,43 @@ pub fn can_boot(test: &str) -> bool {
     if !can_use(test, &PROGRAMS) {
         return false;
     }
-    let output = make_guest();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    match output.status.code() {
-        Some(0) => true,
-        // Exit code 3: something that has to come from elsewhere does not come.
-        Some(3) => {
-            skip(
-                test,
-                said.lines().rev().take(3).collect::<Vec<_>>().join("; ").as_str(),
-            );
+    match made_by("make-guest") {
+        Ok(_) => true,
+        Err(why) => {
+            skip(test, &why);
             false
         }
-        _ => panic!("make-guest: {}\n{said}", output.status),
     }
 }
 
-fn make_guest() -> Output {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/lib/make-guest");
-    Command::new(&path)
+/// What a script in `scripts/lib` made, at the first call on a machine or earlier: a path. Or why it cannot be had here:
+/// something that has to come from elsewhere does not come (exit code 3).
+///
+/// # Errors
+/// The reason to skip.
+///
+/// # Panics
+/// When the script fails.
+pub fn made_by(script: &str) -> Result<PathBuf, String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../scripts/lib")
+        .join(script);
+    let output = Command::new(&path)
         .stdin(Stdio::null())
         .output()
-        .unwrap_or_else(|error| panic!("cannot start {}: {error}", path.display()))
+        .unwrap_or_else(|error| panic!("cannot start {}: {error}", path.display()));
+    let said = String::from_utf8_lossy(&output.stderr);
+    match output.status.code() {
+        Some(0) => Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim_end())),
+        Some(3) => Err(said.lines().rev().take(2).collect::<Vec<_>>().join("; ")),
+        _ => panic!("{script}: {}\n{said}", output.status),
+    }
 }
 
 /// Kernel and initramfs: the guest's own archive with the agent and its libraries behind it, since the kernel unpacks
 /// one archive after the other.
 pub(super) fn kernel_and_initramfs(scratch: &Scratch) -> (PathBuf, PathBuf) {
-    let output = make_guest();
-    assert!(
-        output.status.success(),
-        "make-guest: {}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let folder = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim_end());
+    let folder = made_by("make-guest").expect("whoever boots has asked whether that can be");
     let initramfs = scratch.join("initramfs");
     if !initramfs.exists() {
         let mut archive = std::fs::read(folder.join("initramfs")).expect("the guest was made");
