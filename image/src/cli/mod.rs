@@ -7,7 +7,12 @@ use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Fault, Kind, Result};
 
+mod ova;
+mod spec;
 mod vmdk;
+mod vmx;
+
+pub(crate) use vmdk::{size_of, write_error};
 
 /// Version of every JSON document this program prints.
 pub const JSON_SCHEMA: u32 = 1;
@@ -31,6 +36,15 @@ enum Noun {
     /// Virtual disk files (streamOptimized VMDK)
     #[command(subcommand)]
     Vmdk(vmdk::Verb),
+    /// Appliance files (OVA)
+    #[command(subcommand)]
+    Ova(ova::Verb),
+    /// Image specs
+    #[command(subcommand)]
+    Spec(spec::Verb),
+    /// Configuration files of virtual machines (.vmx)
+    #[command(subcommand)]
+    Vmx(vmx::Verb),
 }
 
 /// Runs the program with the process's arguments.
@@ -50,6 +64,9 @@ pub fn run() -> ExitCode {
     };
     let done = match arguments.noun {
         Noun::Vmdk(verb) => vmdk::run(verb),
+        Noun::Ova(verb) => ova::run(verb),
+        Noun::Spec(verb) => spec::run(verb),
+        Noun::Vmx(verb) => vmx::run(verb),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

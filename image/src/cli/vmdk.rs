@@ -117,7 +117,8 @@ pub fn run(verb: Verb) -> Result<()> {
     }
 }
 
-fn existing(force: bool) -> Existing {
+/// What `--force` means.
+pub fn existing(force: bool) -> Existing {
     if force { Existing::Replace } else { Existing::Keep }
 }
 

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the tests against other programs share.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "test code; each test binary uses its part"
+)]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
