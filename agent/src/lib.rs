@@ -1,1 +1,17 @@
-//! The agent.
+//! The agent of the master target: one binary with roles. ARCHITECTURE.md beside this crate says how the parts fit.
+
+pub mod cli;
+pub mod config;
+pub mod disks;
+pub mod error;
+pub mod hub;
+pub mod io;
+pub mod logging;
+pub mod model;
+pub mod net;
+pub mod random;
+pub mod seeding;
+pub mod source;
+pub mod state;
+pub mod status;
+pub mod target;

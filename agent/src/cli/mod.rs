@@ -1,0 +1,189 @@
+//! The command line: one file per noun, and the table of all verbs here.
+
+pub mod config;
+pub mod disks;
+pub mod events;
+pub mod jobs;
+pub mod output;
+pub mod pair;
+pub mod screen;
+pub mod source;
+pub mod status;
+pub mod target;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::{CliError, ExitCode};
+
+/// Threads of the runtime: protocol work only, disks have their own.
+const RUNTIME_THREADS: usize = 2;
+
+/// The agent of the master target: brings machines home from a cloud to VMware ESXi.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mt-agent",
+    version,
+    max_term_width = 80,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    /// Log what is needed to find a fault
+    #[arg(long, short, global = true)]
+    pub verbose: bool,
+
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the target: receive disks and write them to the paired target disks
+    Target(target::TargetArgs),
+    /// Disks of this machine
+    #[command(subcommand)]
+    Disks(DisksVerb),
+    /// What is happening, and what is wrong
+    Status(status::StatusArgs),
+    /// Pairs of protected disks and target disks
+    #[command(subcommand)]
+    Pair(PairVerb),
+    /// Seedings and verifications, running and past
+    #[command(subcommand)]
+    Jobs(JobsVerb),
+    /// Tell what happens, as it happens
+    Events(output::ServiceArgs),
+    /// The protected machine's side
+    #[command(subcommand)]
+    Source(SourceVerb),
+    /// Compare a protected disk with its target disk; nothing is written
+    Verify(source::SourceArgs),
+    /// Configuration files
+    #[command(subcommand)]
+    Config(ConfigVerb),
+    /// Print the OpenAPI document of the local socket
+    #[command(hide = true)]
+    Openapi,
+}
+
+#[derive(Debug, Subcommand)]
+enum PairVerb {
+    /// Pair a protected disk with a target disk
+    Add(pair::AddArgs),
+    /// List pairs, where they are, and what speaks against their disks
+    List(output::ServiceArgs),
+    /// Remove a pair; its disk is not touched
+    Remove(pair::RemoveArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum JobsVerb {
+    /// List jobs, newest first
+    List(output::ServiceArgs),
+    /// Show one job
+    Show(jobs::ShowArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum DisksVerb {
+    /// List disks: SCSI ID, what is on them, who uses them, which may be targets
+    List(disks::ListArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum SourceVerb {
+    /// Send an image, block device or snapshot; only what differs travels
+    Send(source::SourceArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigVerb {
+    /// Check a file and say what is wrong with it
+    Check {
+        /// The file
+        #[arg(value_name = "FILE")]
+        path: PathBuf,
+    },
+}
+
+impl Cli {
+    /// Whether the answer is for a program, so that an error has to be one too.
+    pub fn wants_json(&self) -> bool {
+        match &self.verb {
+            Verb::Disks(DisksVerb::List(args)) => args.json,
+            Verb::Source(SourceVerb::Send(args)) | Verb::Verify(args) => args.json,
+            Verb::Status(args) => args.json,
+            Verb::Pair(PairVerb::Add(args)) => args.service.json,
+            Verb::Pair(PairVerb::Remove(args)) => args.service.json,
+            Verb::Jobs(JobsVerb::Show(args)) => args.service.json,
+            Verb::Pair(PairVerb::List(args)) | Verb::Jobs(JobsVerb::List(args)) | Verb::Events(args) => {
+                args.json
+            }
+            Verb::Target(_) | Verb::Config(_) | Verb::Openapi => false,
+        }
+    }
+}
+
+/// Carries out what was asked for.
+///
+/// # Errors
+/// Whatever keeps it from being done.
+pub fn run(cli: Cli) -> Result<ExitCode, CliError> {
+    match cli.verb {
+        Verb::Disks(DisksVerb::List(args)) => {
+            let scope = config::scope(args.config.as_deref())?;
+            disks::list(&args, &scope).map(|()| ExitCode::Done)
+        }
+        Verb::Config(ConfigVerb::Check { path }) => config::check(&path),
+        Verb::Openapi => output::print(&crate::status::routes::openapi()).map(|()| ExitCode::Done),
+        Verb::Status(args) => block_on(status::run(&args)),
+        Verb::Pair(PairVerb::Add(args)) => block_on(pair::add(&args)),
+        Verb::Pair(PairVerb::List(args)) => block_on(pair::list(&args)),
+        Verb::Pair(PairVerb::Remove(args)) => block_on(pair::remove(&args)),
+        Verb::Jobs(JobsVerb::List(args)) => block_on(jobs::list(&args)),
+        Verb::Jobs(JobsVerb::Show(args)) => block_on(jobs::show(&args)),
+        Verb::Events(args) => block_on(events::run(&args)),
+        Verb::Target(args) => block_on(target::run(&args)),
+        Verb::Source(SourceVerb::Send(args)) => block_on(source::send(&args)),
+        Verb::Verify(args) => block_on(source::verify(&args)),
+    }
+}
+
+fn block_on(work: impl Future<Output = Result<ExitCode, CliError>>) -> Result<ExitCode, CliError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(RUNTIME_THREADS)
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|error| {
+        CliError::new(
+            ExitCode::Unexpected,
+            format!("cannot start the asynchronous runtime: {error}"),
+        )
+    })?;
+    let outcome = runtime.block_on(work);
+    // A thread that hangs on a disk must not keep the process from ending.
+    runtime.shutdown_background();
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    /// Every help text, of every command, fits a terminal of 80 columns.
+    #[test]
+    fn help_is_at_most_80_columns_wide() {
+        let mut commands = vec![Cli::command()];
+        while let Some(mut command) = commands.pop() {
+            let help = command.render_long_help().to_string();
+            for line in help.lines() {
+                assert!(line.chars().count() <= 80, "{}: {line:?}", command.get_name());
+            }
+            commands.extend(command.get_subcommands().cloned());
+        }
+        Cli::command().debug_assert();
+    }
+}

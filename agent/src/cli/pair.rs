@@ -1,0 +1,156 @@
+//! `mt-agent pair`: which protected disk is written to which target disk.
+
+use std::fmt::Write;
+
+use clap::Args;
+use serde_json::json;
+
+use super::output::{ServiceArgs, print, print_json, table};
+use super::screen::clean;
+use crate::error::{CliError, ExitCode};
+use crate::model::PairName;
+use crate::source::report::size_text;
+use crate::status::client::escape;
+use crate::status::metrics::phase_word;
+use crate::status::model::{PairAddedDoc, PairDoc, PairRemovedDoc, PairsDoc};
+
+/// Arguments of `pair add`.
+#[derive(Debug, Clone, Args)]
+pub struct AddArgs {
+    /// Names of the protected machine and of its disk, such as db01/scsi0:1
+    #[arg(value_name = "MACHINE/DISK", value_parser = pair_name)]
+    pub pair: PairName,
+    /// SCSI ID of the target disk, as "disks list" shows it
+    #[arg(value_name = "SCSI-ID")]
+    pub scsi_id: String,
+    /// Lose what the target disk holds; name its SCSI ID once more
+    #[arg(long, value_name = "SCSI-ID")]
+    pub overwrite: Option<String>,
+    /// Where the service is, and who reads the answer.
+    #[command(flatten)]
+    pub service: ServiceArgs,
+}
+
+/// Arguments of `pair remove`.
+#[derive(Debug, Clone, Args)]
+pub struct RemoveArgs {
+    /// Names of the protected machine and of its disk, such as db01/scsi0:1
+    #[arg(value_name = "MACHINE/DISK", value_parser = pair_name)]
+    pub pair: PairName,
+    /// Where the service is, and who reads the answer.
+    #[command(flatten)]
+    pub service: ServiceArgs,
+}
+
+fn pair_name(text: &str) -> Result<PairName, String> {
+    text.parse()
+        .map_err(|error: crate::model::NameError| error.to_string())
+}
+
+/// Adds a pair.
+///
+/// # Errors
+/// When the agent cannot be reached, or refuses.
+pub async fn add(args: &AddArgs) -> Result<ExitCode, CliError> {
+    let client = args.service.client();
+    let request = json!({
+        "machine": args.pair.machine, "disk": args.pair.disk,
+        "scsi_id": args.scsi_id, "overwrite": args.overwrite,
+    });
+    let answer = client.post("/v1/pairs", &request).await?;
+    if args.service.json {
+        print_json(&answer)?;
+        return Ok(ExitCode::Done);
+    }
+    let PairAddedDoc { added, pair, .. } = client.decode(answer)?;
+    let what = if added {
+        "is now paired"
+    } else {
+        "was paired already"
+    };
+    print(&format!(
+        "{} {what} with target disk {} ({}), {} ({} bytes)\n",
+        pair.pair,
+        pair.scsi_id,
+        pair.kernel_name.as_deref().unwrap_or("not attached"),
+        size_text(pair.size),
+        pair.size
+    ))?;
+    Ok(ExitCode::Done)
+}
+
+/// Removes a pair.
+///
+/// # Errors
+/// When the agent cannot be reached, or refuses.
+pub async fn remove(args: &RemoveArgs) -> Result<ExitCode, CliError> {
+    let client = args.service.client();
+    let path = format!(
+        "/v1/pairs/{}/{}",
+        escape(&args.pair.machine),
+        escape(&args.pair.disk)
+    );
+    let answer = client.delete(&path).await?;
+    if args.service.json {
+        print_json(&answer)?;
+        return Ok(ExitCode::Done);
+    }
+    let PairRemovedDoc { removed, pair, .. } = client.decode(answer)?;
+    print(&match removed {
+        true => format!("{pair} is no pair any more; its disk was not touched\n"),
+        false => format!("there was no pair {pair}; nothing was changed\n"),
+    })?;
+    Ok(ExitCode::Done)
+}
+
+/// Lists pairs.
+///
+/// # Errors
+/// When the agent cannot be reached.
+pub async fn list(args: &ServiceArgs) -> Result<ExitCode, CliError> {
+    let client = args.client();
+    let answer = client.get("/v1/pairs").await?;
+    if args.json {
+        print_json(&answer)?;
+        return Ok(ExitCode::Done);
+    }
+    let document: PairsDoc = client.decode(answer)?;
+    print(&list_text(&document.pairs))?;
+    Ok(ExitCode::Done)
+}
+
+fn list_text(pairs: &[PairDoc]) -> String {
+    let mut rows = vec![
+        ["PAIR", "STATE", "TARGET DISK", "TODAY", "SIZE"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    rows.extend(pairs.iter().map(|pair| {
+        vec![
+            clean(&pair.pair),
+            phase_word(pair.phase).to_owned(),
+            pair.scsi_id.to_string(),
+            clean(pair.kernel_name.as_deref().unwrap_or("-")),
+            size_text(pair.protected_size.unwrap_or(pair.size)),
+        ]
+    }));
+    if pairs.is_empty() {
+        return "no pairs; \"mt-agent disks list\" shows the disks, \"mt-agent pair add\" pairs one\n"
+            .to_owned();
+    }
+    let mut text = String::new();
+    for (number, line) in table(&rows, &[4]).into_iter().enumerate() {
+        text.push_str(&line);
+        text.push('\n');
+        let Some(pair) = number.checked_sub(1).and_then(|index| pairs.get(index)) else {
+            continue;
+        };
+        if let Some(problem) = &pair.disk_problem {
+            let _ = writeln!(text, "  - {}", clean(&problem.error));
+            if let Some(hint) = &problem.hint {
+                let _ = writeln!(text, "    hint: {}", clean(hint));
+            }
+        }
+    }
+    text
+}

@@ -1,0 +1,40 @@
+//! `mt-agent target`: the service.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::config::scope_of;
+use super::source::stop_on_signal;
+use crate::config::{Config, DEFAULT_PATH};
+use crate::error::{CliError, ExitCode};
+use crate::status::server;
+use crate::target::app::{self, Settings};
+
+/// What the service is told.
+#[derive(Debug, Clone, Args)]
+pub struct TargetArgs {
+    /// Configuration file
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
+    pub config: PathBuf,
+}
+
+/// Runs the target until it is told to stop.
+///
+/// # Errors
+/// When the configuration is wrong, or the service cannot be brought up.
+pub async fn run(args: &TargetArgs) -> Result<ExitCode, CliError> {
+    let config = Config::load(&args.config)?;
+    let settings = Settings {
+        state_dir: config.state_dir.clone(),
+        listen: config.listen,
+        disks: scope_of(&config),
+    };
+    let config = Arc::new(config);
+    app::run(&settings, stop_on_signal()?, |target, stop| {
+        server::serve(config, target, stop)
+    })
+    .await?;
+    Ok(ExitCode::Done)
+}

@@ -1,0 +1,5 @@
+//! The edge between a socket and the protocol.
+
+pub mod hello;
+pub mod pump;
+pub mod rate;

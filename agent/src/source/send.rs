@@ -1,0 +1,214 @@
+//! A send or a verification from beginning to end: connect, run the session, connect again where that may help.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use mt_wire::{ErrorCode, Mode, OpenPair};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::SourceError;
+use super::image::Image;
+use super::marks::{Key, Mark, Marks};
+use super::report::{Audience, Numbers, Report, Teller};
+use super::session::{Ended, Session};
+use crate::net::hello::greet;
+use crate::net::pump::WireBytes;
+
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Waits between attempts to connect again: doubled from the first to the last.
+const RETRY_WAITS: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+
+/// How long a pair that is busy is waited for when it was never open in this run.
+const BUSY_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is to be done.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// Seed or verify.
+    pub mode: Mode,
+    /// Address of the target, `HOST:PORT`.
+    pub target: String,
+    /// Name of the protected machine.
+    pub machine: String,
+    /// Name of the protected disk.
+    pub disk: String,
+    /// Image, block device or snapshot.
+    pub path: PathBuf,
+    /// Folder for durable marks.
+    pub state_folder: PathBuf,
+    /// Most bytes a second to send.
+    pub rate: Option<u64>,
+    /// How long to go on trying after a connection was lost, without progress.
+    pub retry_for: Duration,
+    /// Who reads what is told.
+    pub audience: Audience,
+}
+
+impl Order {
+    fn pair(&self) -> String {
+        format!("{}/{}", self.machine, self.disk)
+    }
+}
+
+/// Carries out an order. `stop` becomes true when the operator wants it to end.
+///
+/// # Errors
+/// See [`SourceError`].
+pub async fn run(order: &Order, stop: watch::Receiver<bool>) -> Result<Report, SourceError> {
+    let image = Image::open(&order.path)?;
+    let marks = Arc::new(Marks::open(&order.state_folder)?);
+    let size = image.device.size();
+    let mut teller = Teller::new(order.audience, order.mode, size);
+    let outcome = run_with(order, &image, &marks, &mut teller, stop).await;
+    match &outcome {
+        Ok(report) => teller.finish(report),
+        Err(_) => teller.clear(),
+    }
+    outcome
+}
+
+async fn run_with(
+    order: &Order,
+    image: &Image,
+    marks: &Arc<Marks>,
+    teller: &mut Teller,
+    stop: watch::Receiver<bool>,
+) -> Result<Report, SourceError> {
+    let key = Key {
+        target: order.target.clone(),
+        pair: order.pair(),
+        fingerprint: image.fingerprint().to_owned(),
+    };
+    let started = Instant::now();
+    let mut numbers = Numbers {
+        size: image.device.size(),
+        ..Numbers::default()
+    };
+    let mut connections = 0;
+    let mut given_up_at = None;
+    let mut wait = RETRY_WAITS.0;
+    loop {
+        let compared_before = numbers.compared;
+        connections += 1;
+        let error = match attempt(order, image, marks, &key, &mut numbers, teller, stop.clone()).await {
+            Ok(ended) => {
+                image.check_unchanged()?;
+                if order.mode == Mode::Seed {
+                    marks.forget(&key)?;
+                }
+                return Ok(Report {
+                    pair: order.pair(),
+                    target: order.target.clone(),
+                    scsi_id: ended.scsi_id,
+                    numbers,
+                    seconds: started.elapsed().as_secs_f64(),
+                    connections,
+                    differences: ended.differences.ranges().map(Into::into).collect(),
+                    bytes_different: ended.differences.bytes(),
+                });
+            }
+            Err(error) => error,
+        };
+        if numbers.compared > compared_before {
+            given_up_at = None;
+            wait = RETRY_WAITS.0;
+        }
+        // The first connection is not retried, so that a wrong address is told at once; only a pair that is busy is
+        // waited for a moment, since the session before this one may be just about to let go of it.
+        let ever_open = numbers.compared > 0 || numbers.durable > 0;
+        let patience = match &error {
+            _ if ever_open => order.retry_for,
+            SourceError::Refused(refusal) if refusal.code == ErrorCode::PairBusy => {
+                order.retry_for.min(BUSY_PATIENCE)
+            }
+            _ => Duration::ZERO,
+        };
+        let until = *given_up_at.get_or_insert_with(|| Instant::now() + patience);
+        if !error.may_retry() || Instant::now() + wait > until {
+            return Err(error);
+        }
+        teller.notice(&format!("{error}; trying again in {} ms", wait.as_millis()));
+        sleep(wait).await;
+        wait = (wait * 2).min(RETRY_WAITS.1);
+        image.check_unchanged()?;
+    }
+}
+
+async fn attempt(
+    order: &Order,
+    image: &Image,
+    marks: &Arc<Marks>,
+    key: &Key,
+    numbers: &mut Numbers,
+    teller: &mut Teller,
+    stop: watch::Receiver<bool>,
+) -> Result<Ended, SourceError> {
+    let connect = |source| SourceError::Connect {
+        target: order.target.clone(),
+        source,
+    };
+    let mut stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(&order.target))
+        .await
+        .map_err(|_| connect(std::io::ErrorKind::TimedOut.into()))?
+        .map_err(connect)?;
+    stream.set_nodelay(true).map_err(connect)?;
+    greet(&mut stream, random_id()?)
+        .await
+        .map_err(|source| SourceError::Hello {
+            target: order.target.clone(),
+            source,
+        })?;
+    let mark = if order.mode == Mode::Seed {
+        marks.load(key)?
+    } else {
+        Mark::default()
+    };
+    let open = OpenPair {
+        mode: order.mode,
+        machine: order.machine.clone(),
+        disk: order.disk.clone(),
+        size: image.device.size(),
+        logical_block_size: image.device.logical_block_size(),
+        resume_seeding_id: mark.seeding_id,
+        resume_offset: mark.durable,
+        generation: 0,
+    };
+    let wire = Arc::new(WireBytes::default());
+    let before = numbers.clone();
+    let session = Session::start(stream, open, image, order.rate, Arc::clone(&wire))?;
+    session
+        .run(
+            |seeding_id, durable| marks.store(key, Mark { seeding_id, durable }),
+            |progress| {
+                let on_wire = wire.sent.load(Ordering::Relaxed) + wire.received.load(Ordering::Relaxed);
+                *numbers = Numbers {
+                    size: progress.size,
+                    start: if before.compared == 0 {
+                        progress.start
+                    } else {
+                        before.start
+                    },
+                    position: progress.start + progress.bytes_settled,
+                    compared: before.compared + progress.bytes_settled,
+                    bytes_sent: before.bytes_sent + progress.bytes_sent,
+                    bytes_zeroed: before.bytes_zeroed + progress.bytes_zeroed,
+                    bytes_on_wire: before.bytes_on_wire + on_wire,
+                    durable: progress.durable,
+                };
+                teller.progress(numbers);
+            },
+            stop,
+        )
+        .await
+}
+
+/// Sixteen random bytes from the kernel.
+fn random_id() -> Result<[u8; 16], SourceError> {
+    crate::random::id().map_err(|error| SourceError::Internal(format!("cannot read random bytes: {error}")))
+}

@@ -1,0 +1,211 @@
+//! The target as a whole: state, disks, local socket and data port, brought up in order and taken down in order.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::opening::Opener;
+use super::registry::PairsInUse;
+use super::service::{listen, serve};
+use crate::disks::facts::{DiskFacts, Inventory, InventoryDiff};
+use crate::disks::inventory::DiskScope;
+use crate::disks::watch::{Watch, WatchTimes};
+use crate::error::{CliError, ExitCode};
+use crate::hub::{Alarm, Hub, Severity};
+use crate::state::State;
+
+/// Raised while the disk of a pair is not attached, or attached twice.
+pub const ALARM_DISK: &str = "pair-disk-missing";
+
+/// Wait after a look at the disks that failed.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// What a target needs to know.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Folder of the state.
+    pub state_dir: PathBuf,
+    /// The data port.
+    pub listen: SocketAddr,
+    /// What the configuration says of disks.
+    pub disks: DiskScope,
+}
+
+/// A target that is up: its parts, for the local socket.
+#[derive(Clone)]
+pub struct Target {
+    /// State and status.
+    pub hub: Hub,
+    /// Which pairs have a session.
+    pub pairs: PairsInUse,
+    /// What the configuration says of disks.
+    pub disks: DiskScope,
+}
+
+/// Runs a target until `stop` becomes true. `serve_socket` is given the target once it is up, and runs beside it.
+///
+/// # Errors
+/// When the state, the disks, or the data port cannot be had.
+pub async fn run<S>(
+    settings: &Settings,
+    stop: watch::Receiver<bool>,
+    serve_socket: impl FnOnce(Target, watch::Receiver<bool>) -> S,
+) -> Result<(), CliError>
+where
+    S: Future<Output = Result<(), CliError>>,
+{
+    let state = State::open(&settings.state_dir)?;
+    let hub = Hub::new(state, Timestamp::now());
+    // The port before the disks: an agent that is started twice should say so at once.
+    let listener = listen(settings.listen).await?;
+    let watched = Watch::start(settings.disks.clone(), WatchTimes::default())
+        .await
+        .map_err(|error| {
+            CliError::new(
+                ExitCode::DiskMissing,
+                format!("cannot look at the disks: {}", chain(&error)),
+            )
+            .with_hint("run as root, with /sys and /proc mounted")
+        })?;
+    take_inventory(&hub, watched.inventory(), &InventoryDiff::default());
+    let target = Target {
+        hub: hub.clone(),
+        pairs: PairsInUse::default(),
+        disks: settings.disks.clone(),
+    };
+    let (hot_plug, hot_plugged) = watch::channel(0);
+    let opener = Opener {
+        hub: hub.clone(),
+        pairs: target.pairs.clone(),
+        disks: settings.disks.clone(),
+    };
+    if !settings.disks.lab.is_empty() {
+        tracing::warn!(
+            "lab: {} disks of the configuration stand in for SCSI disks",
+            settings.disks.lab.len()
+        );
+    }
+    tracing::info!(
+        "target listens on {}, on loopback only: connections are neither encrypted nor authenticated yet",
+        settings.listen
+    );
+    let service = serve(listener, opener, hot_plugged, stop.clone());
+    let socket = serve_socket(target, stop);
+    let follow = follow_disks(watched, hub, hot_plug);
+    tokio::pin!(service, socket, follow);
+    let mut socket_ended = false;
+    loop {
+        tokio::select! {
+            () = &mut service => return Ok(()),
+            result = &mut socket, if !socket_ended => {
+                // A target without its socket cannot be told anything: better to end and be started again.
+                result?;
+                socket_ended = true;
+            }
+            () = &mut follow => {}
+        }
+    }
+}
+
+/// Looks at the disks whenever something changes, for ever.
+async fn follow_disks(mut watched: Watch, hub: Hub, hot_plug: watch::Sender<u64>) {
+    loop {
+        match watched.changed().await {
+            Ok(change) => {
+                take_inventory(&hub, &change.inventory, &change.diff);
+                hot_plug.send_modify(|count| *count += 1);
+            }
+            Err(error) => {
+                tracing::error!("cannot look at the disks: {}", chain(&error));
+                sleep(LOOK_AGAIN).await;
+            }
+        }
+    }
+}
+
+fn take_inventory(hub: &Hub, inventory: &Inventory, diff: &InventoryDiff) {
+    let now = Timestamp::now();
+    let mut changes = Vec::new();
+    for (what, disks) in [("attached", &diff.added), ("removed", &diff.removed)] {
+        for disk in disks {
+            changes.push(format!("{what}: {}", name(disk)));
+        }
+    }
+    for (_, disk) in &diff.changed {
+        changes.push(format!("changed: {}", name(disk)));
+    }
+    for change in &changes {
+        tracing::info!("disk {change}");
+    }
+    hub.set_inventory(Arc::new(inventory.clone()), changes, now);
+    check_paired_disks(hub, inventory, now);
+}
+
+/// Raises and clears the alarms of pairs whose disk is not there once.
+pub fn check_paired_disks(hub: &Hub, inventory: &Inventory, now: Timestamp) {
+    let pairs = match hub.state().pairs() {
+        Ok(pairs) => pairs,
+        Err(error) => {
+            tracing::error!("cannot read the pairs: {error}");
+            return;
+        }
+    };
+    for pair in pairs {
+        let subject = pair.name.to_string();
+        let found: Vec<&str> = inventory
+            .with_id(pair.scsi_id)
+            .map(|disk| disk.kernel_name.as_str())
+            .collect();
+        let (text, hint) = match found.as_slice() {
+            [_] => {
+                hub.clear(ALARM_DISK, &subject, now);
+                continue;
+            }
+            [] => (
+                format!("target disk {} is not attached", pair.scsi_id),
+                "attach it to the appliance; if it is, check disk.EnableUUID with \"mt-agent disks list\"",
+            ),
+            several => (
+                format!(
+                    "target disk {} is attached {} times ({})",
+                    pair.scsi_id,
+                    several.len(),
+                    several.join(", ")
+                ),
+                "detach all but one, then run \"mt-agent disks list\"",
+            ),
+        };
+        hub.raise(Alarm {
+            id: ALARM_DISK.to_owned(),
+            subject,
+            severity: Severity::Critical,
+            text,
+            hint: hint.to_owned(),
+            since: now,
+        });
+    }
+}
+
+fn name(disk: &DiskFacts) -> String {
+    match disk.identity.scsi_id() {
+        Some(scsi_id) => format!("{scsi_id} ({})", disk.kernel_name),
+        None => format!("{} without SCSI ID", disk.kernel_name),
+    }
+}
+
+/// An error with its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

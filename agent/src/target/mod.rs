@@ -1,0 +1,8 @@
+//! The appliance's side: finds the paired disk, receives what differs, and writes it straight to the disk.
+
+pub mod app;
+pub mod opening;
+pub mod registry;
+pub mod report;
+pub mod service;
+mod session;

@@ -1,0 +1,336 @@
+use super::*;
+use crate::decoder::{Decoder, Frame};
+use crate::frame::{encode, encode_raw};
+use crate::fuzz;
+use crate::limits::{BODY_BYTES_MAX, FRAME_HEADER_SIZE};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::{
+    Just, ProptestConfig, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest,
+};
+
+fn text(max: usize) -> impl Strategy<Value = String> {
+    vec(proptest::char::range(' ', '~'), 1..max).prop_map(String::from_iter)
+}
+
+fn region() -> impl Strategy<Value = u64> {
+    (0..DISK_SIZE_MAX / REGION_SIZE).prop_map(|index| index * REGION_SIZE)
+}
+
+fn extents() -> impl Strategy<Value = Vec<Extent>> {
+    vec((1_u32..=65_536, 0_u64..5, any::<Digest>()), 1..16).prop_map(|pieces| {
+        let mut offset = 0;
+        pieces
+            .into_iter()
+            .map(|(len, gap, digest)| {
+                offset = (offset / BLOCK_SIZE + 1 + gap) * BLOCK_SIZE;
+                Extent { offset, len, digest }
+            })
+            .collect()
+    })
+}
+
+fn ranges() -> impl Strategy<Value = Vec<Range>> {
+    vec((1_u64..1 << 30, 0_u64..1 << 20), 1..20).prop_map(|pieces| {
+        let mut end = 0;
+        pieces
+            .into_iter()
+            .map(|(len, gap)| {
+                let range = Range {
+                    offset: end + gap,
+                    len,
+                };
+                end = range.offset + len;
+                range
+            })
+            .collect()
+    })
+}
+
+fn digests() -> impl Strategy<Value = Digests> {
+    (
+        region(),
+        vec(option::of(any::<Digest>()), 1..=BLOCKS_PER_REGION),
+        0_u32..65_536,
+    )
+        .prop_map(|(offset, blocks, short)| {
+            let len = u32::try_from(blocks.len() as u64 * BLOCK_SIZE).unwrap() - short;
+            Digests { offset, len, blocks }
+        })
+}
+
+fn open_pair() -> impl Strategy<Value = OpenPair> {
+    let mode = prop_oneof![Just(Mode::Seed), Just(Mode::Verify)];
+    (
+        mode,
+        text(100),
+        text(100),
+        0..DISK_SIZE_MAX,
+        any::<u32>(),
+        any::<[u8; 16]>(),
+        0..DISK_SIZE_MAX,
+        any::<u64>(),
+    )
+        .prop_map(
+            |(
+                mode,
+                machine,
+                disk,
+                size,
+                logical_block_size,
+                resume_seeding_id,
+                resume_offset,
+                generation,
+            )| OpenPair {
+                mode,
+                machine,
+                disk,
+                size,
+                logical_block_size,
+                resume_seeding_id,
+                resume_offset,
+                generation,
+            },
+        )
+}
+
+fn message() -> impl Strategy<Value = Message> {
+    prop_oneof![
+        any::<u64>().prop_map(|token| Message::Ping { token }),
+        any::<u64>().prop_map(|token| Message::Pong { token }),
+        Just(Message::Close),
+        (any::<u16>(), text(200), text(200)).prop_map(|(code, text, hint)| Message::Refused(Refusal {
+            code: ErrorCode::from_number(code),
+            text,
+            hint
+        })),
+        open_pair().prop_map(Message::OpenPair),
+        (
+            any::<[u8; 16]>(),
+            region(),
+            any::<u64>(),
+            1..=REGION_WINDOW_MAX,
+            text(40)
+        )
+            .prop_map(
+                |(seeding_id, start, generation, region_window, scsi_id)| Message::PairOpened(PairOpened {
+                    seeding_id,
+                    start,
+                    generation,
+                    region_window,
+                    scsi_id
+                })
+            ),
+        digests().prop_map(Message::Digests),
+        (region(), 1..=u16::MAX)
+            .prop_map(|(offset, blocks)| Message::WantSubDigests(WantSubDigests { offset, blocks })),
+        (region(), 1..=u16::MAX, vec(any::<Digest>(), 1..=256)).prop_map(|(offset, blocks, digests)| {
+            Message::SubDigests(SubDigests {
+                offset,
+                blocks,
+                digests,
+            })
+        }),
+        extents().prop_map(Message::Extents),
+        ranges().prop_map(Message::ZeroRanges),
+        region().prop_map(|offset| Message::RegionDone { offset }),
+        (0..DISK_SIZE_MAX).prop_map(|offset| Message::Durable { offset }),
+        (any::<u64>(), any::<u64>()).prop_map(|(bytes_sent, bytes_zeroed)| Message::SeedingEnd(SeedingEnd {
+            bytes_sent,
+            bytes_zeroed
+        })),
+        Just(Message::SeedingDone),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn every_message_round_trips_in_any_pieces(message in message(), stream in any::<u16>(), piece in 1_usize..5000) {
+        let payload = vec![0x5a; message.payload_len()];
+        let mut bytes = encode(&message, stream, 1);
+        bytes.extend_from_slice(&payload);
+        let mut decoder = Decoder::new();
+        let mut frames = Vec::new();
+        for chunk in bytes.chunks(piece) {
+            decoder.push(chunk);
+            while let Some(frame) = decoder.next_frame().unwrap() {
+                frames.push(frame);
+            }
+        }
+        prop_assert_eq!(frames, vec![Frame { stream, message, payload }]);
+    }
+
+    #[test]
+    fn any_flipped_bit_of_header_or_body_is_noticed(message in message(), at in any::<proptest::sample::Index>(), bit in 0_u8..8) {
+        let mut bytes = encode(&message, 1, 1);
+        let index = at.index(bytes.len());
+        bytes[index] ^= 1_u8 << bit;
+        bytes.resize(bytes.len() + message.payload_len(), 0);
+        let mut decoder = Decoder::new();
+        decoder.push(&bytes);
+        prop_assert!(decoder.next_frame().is_err());
+    }
+
+    #[test]
+    fn any_bytes_are_met_without_panic(bytes in vec(any::<u8>(), 0..4096)) {
+        fuzz::hello(&bytes);
+        fuzz::message(&bytes);
+        fuzz::frames(&bytes);
+    }
+
+    #[test]
+    fn a_changed_body_decodes_to_itself_or_not_at_all(message in message(), at in any::<proptest::sample::Index>(), value in any::<u8>()) {
+        let mut body = Vec::new();
+        message.encode_body(&mut body);
+        if !body.is_empty() {
+            let index = at.index(body.len());
+            body[index] = value;
+        }
+        let payload_len = u32::try_from(message.payload_len()).unwrap();
+        let mut input = vec![message.kind()];
+        input.extend_from_slice(&payload_len.to_le_bytes());
+        input.extend_from_slice(&body);
+        fuzz::message(&input);
+    }
+}
+
+#[test]
+fn lengths_beyond_the_limits_are_refused_from_the_header_alone() {
+    for (body, payload, field) in [
+        (BODY_BYTES_MAX + 1, 0, "body length"),
+        (0, PAYLOAD_BYTES_MAX + 1, "payload length"),
+        (0, usize::try_from(u32::MAX).unwrap(), "payload length"),
+    ] {
+        let frame = encode_raw(kind::EXTENTS, false, 1, 1, &vec![0; body], payload);
+        let mut decoder = Decoder::new();
+        decoder.push(&frame[..FRAME_HEADER_SIZE]);
+        match decoder.next_frame() {
+            Err(WireError::TooLarge { field: found, .. }) => assert_eq!(found, field),
+            other => panic!("{field}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn lists_that_lie_are_refused() {
+    let extent = |offset: u64, len: u32| {
+        let mut bytes = offset.to_le_bytes().to_vec();
+        bytes.extend_from_slice(&len.to_le_bytes());
+        bytes.extend_from_slice(&[0; 36]);
+        bytes
+    };
+    let list = |count: u32, items: &[Vec<u8>]| {
+        let mut body = count.to_le_bytes().to_vec();
+        body.extend(items.iter().flatten());
+        body
+    };
+    let rows: [(&str, Vec<u8>, usize); 9] = [
+        ("nothing in it", list(0, &[]), 0),
+        ("more than it holds", list(2, &[extent(0, 4096)]), 4096),
+        (
+            "fewer than it holds",
+            list(1, &[extent(0, 4096), extent(8192, 4096)]),
+            4096,
+        ),
+        ("count beyond the limit", list(u32::MAX, &[]), 0),
+        ("overlap", list(2, &[extent(0, 4096), extent(4095, 4096)]), 8192),
+        (
+            "out of order",
+            list(2, &[extent(65_536, 4096), extent(0, 4096)]),
+            8192,
+        ),
+        ("over the border of a block", list(1, &[extent(65_535, 2)]), 2),
+        ("empty extent", list(1, &[extent(0, 0)]), 0),
+        ("past any disk", list(1, &[extent(u64::MAX, 4096)]), 4096),
+    ];
+    for (name, body, payload_len) in rows {
+        assert!(
+            Message::decode(kind::EXTENTS, &body, payload_len).is_err(),
+            "{name}"
+        );
+    }
+    assert!(Message::decode(kind::EXTENTS, &list(1, &[extent(0, 4096)]), 4096).is_ok());
+    assert!(
+        Message::decode(kind::EXTENTS, &list(1, &[extent(0, 4096)]), 4095).is_err(),
+        "payload shorter than extents"
+    );
+}
+
+#[test]
+fn unknown_kinds_are_skipped_only_when_their_sender_allows_it() {
+    let mut decoder = Decoder::new();
+    decoder.push(&encode_raw(200, true, 1, 1, b"something new", 3));
+    decoder.push(b"abc");
+    decoder.push(&encode(&Message::Ping { token: 7 }, 0, 2));
+    let frame = decoder.next_frame().unwrap().unwrap();
+    assert_eq!(frame.message, Message::Ping { token: 7 });
+
+    let mut decoder = Decoder::new();
+    decoder.push(&encode_raw(200, false, 1, 1, b"something new", 0));
+    assert_eq!(
+        decoder.next_frame(),
+        Err(WireError::Unknown {
+            field: "message kind",
+            found: 200
+        })
+    );
+}
+
+#[test]
+fn lost_repeated_and_moved_frames_break_the_sequence() {
+    let frame = |sequence| encode(&Message::Close, 0, sequence);
+    for (first, second) in [(1, 3), (1, 1), (2, 1)] {
+        let mut decoder = Decoder::new();
+        decoder.push(&frame(first));
+        decoder.push(&frame(second));
+        let error = loop {
+            match decoder.next_frame() {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("{first}, {second} was accepted"),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, WireError::Sequence { .. }), "{error}");
+    }
+}
+
+#[test]
+fn names_with_control_characters_are_refused() {
+    for machine in ["", "a\nb", "a\x1b[31m", "a\0"] {
+        let open = OpenPair {
+            mode: Mode::Seed,
+            machine: machine.into(),
+            disk: "d".into(),
+            size: 1,
+            logical_block_size: 512,
+            resume_seeding_id: [0; 16],
+            resume_offset: 0,
+            generation: 0,
+        };
+        let mut body = Vec::new();
+        Message::OpenPair(open).encode_body(&mut body);
+        assert_eq!(
+            Message::decode(kind::OPEN_PAIR, &body, 0),
+            Err(WireError::NotText {
+                field: "machine name"
+            })
+        );
+    }
+}
+
+#[test]
+fn texts_are_cut_at_a_character_border() {
+    let refusal = Refusal {
+        code: ErrorCode::Internal,
+        text: "\u{e4}".repeat(TEXT_BYTES_MAX),
+        hint: String::new(),
+    };
+    let mut body = Vec::new();
+    Message::Refused(refusal).encode_body(&mut body);
+    let Message::Refused(again) = Message::decode(kind::REFUSED, &body, 0).unwrap() else {
+        panic!("not a refusal")
+    };
+    assert_eq!(again.text, "\u{e4}".repeat(TEXT_BYTES_MAX / 2));
+}
