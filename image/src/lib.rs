@@ -3,11 +3,16 @@
 
 pub mod build;
 pub mod cli;
+pub mod command;
 pub mod error;
+pub mod iso;
 pub mod manifest;
 pub mod ova;
 pub mod ovf;
 pub mod publish;
+pub mod rootfs;
+pub mod sbom;
 pub mod spec;
 pub mod vmdk;
 pub mod vmx;
+pub mod work;

@@ -246,6 +246,11 @@ fn judge_rootfs(rootfs: &raw::Rootfs) -> Judgement<()> {
     ensure(!rootfs.packages.is_empty(), "rootfs.packages", || {
         "is empty".to_owned()
     })?;
+    let names = rootfs.initramfs_without.iter().chain(&rootfs.masked_units);
+    for name in names {
+        let clean = is_file_word(&name.replace('@', "-"));
+        ensure(clean, "rootfs.masked_units", || format!("{name:?} is no name"))?;
+    }
     for (index, package) in rootfs.packages.iter().enumerate() {
         ensure(is_package(package), "rootfs.packages", || {
             format!("{package:?} is no package name")

@@ -12,7 +12,7 @@ const SPEC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/specs/debian.toml");
 const BASE: &str = "master-target-0.1.0";
 
 fn p(path: &Path) -> &str {
-    path.to_str().unwrap()
+    path.to_str().expect("test paths are UTF-8")
 }
 
 fn build(folder: &Path, name: &str, more: &[&str]) -> std::path::PathBuf {

@@ -8,7 +8,7 @@ use std::path::Path;
 use common::{mt_image, mt_image_ok, require, run, sample_disk, text};
 
 fn p(path: &Path) -> &str {
-    path.to_str().unwrap()
+    path.to_str().expect("test paths are UTF-8")
 }
 
 #[test]

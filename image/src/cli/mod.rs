@@ -7,6 +7,8 @@ use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Fault, Kind, Result};
 
+mod build;
+mod iso;
 mod ova;
 mod spec;
 mod vmdk;
@@ -33,6 +35,21 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Noun {
+    /// Build the ISO from a spec
+    Build(build::Arguments),
+    /// Print what build would do
+    Plan(build::Arguments),
+    /// Renew the lock file of a spec's packages
+    Lock(build::Arguments),
+    /// Installation media
+    #[command(subcommand)]
+    Iso(iso::Verb),
+    /// Wait for the end of a build and remove its work folder
+    #[command(hide = true)]
+    Janitor {
+        /// The folder
+        folder: std::path::PathBuf,
+    },
     /// Virtual disk files (streamOptimized VMDK)
     #[command(subcommand)]
     Vmdk(vmdk::Verb),
@@ -63,6 +80,11 @@ pub fn run() -> ExitCode {
         }
     };
     let done = match arguments.noun {
+        Noun::Build(arguments) => build::build(arguments),
+        Noun::Plan(arguments) => build::plan(arguments),
+        Noun::Lock(arguments) => build::lock(arguments),
+        Noun::Iso(verb) => iso::run(verb),
+        Noun::Janitor { folder } => crate::work::janitor(&folder),
         Noun::Vmdk(verb) => vmdk::run(verb),
         Noun::Ova(verb) => ova::run(verb),
         Noun::Spec(verb) => spec::run(verb),

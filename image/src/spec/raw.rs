@@ -87,6 +87,11 @@ pub struct Rootfs {
     /// Units that must not start by themselves.
     #[serde(default)]
     pub masked_units: Vec<String>,
+    /// Hooks and scripts that stay out of the initramfs (debian).
+    #[serde(default)]
+    pub initramfs_without: Vec<String>,
+    /// Folder with own files, relative to the spec.
+    pub overlay: String,
 }
 
 /// `[[rootfs.repositories]]`
