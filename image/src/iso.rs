@@ -199,7 +199,7 @@ fn make_esp(boot: &Path, esp: &Path, scratch: &Path, source_date: u64) -> Result
 /// The boot menu. Answers on the medium make the unattended entry the default.
 fn menu(version: &str, payload: &str) -> String {
     let common = format!(
-        "boot=mtlive mt.label={LABEL} mt.payload={payload} systemd.gpt_auto=0 quiet console=tty0 console=ttyS0,115200"
+        "boot=mtlive mt.label={LABEL} mt.payload={payload} systemd.gpt_auto=0 systemd.mask=kdump-tools.service quiet loglevel=3 console=tty0 console=ttyS0,115200"
     );
     let entry = |title: &str, id: &str, arguments: &str| {
         format!(
@@ -210,9 +210,9 @@ fn menu(version: &str, payload: &str) -> String {
         "# The serial console beside the screen; without a serial port the second half does nothing.\n",
         "if serial --unit=0 --speed=115200; then\n    terminal_input console serial\n    terminal_output console serial\nfi\n",
         "set timeout=10\nset default=install\nif [ -f /mt/inst.ks ]; then\n    set default=unattended\nfi\n",
-        &entry(&format!("Install the master target {version}"), "install", "mt.mode=install"),
-        &entry("Install unattended (inst.ks=, the medium, or a volume labelled OEMDRV)", "unattended", "mt.mode=unattended"),
-        &entry("Rescue shell", "rescue", "systemd.unit=rescue.target systemd.setenv=SYSTEMD_SULOGIN_FORCE=1"),
+        &entry(&format!("Install the master target {version}"), "install", "systemd.unit=mt-live.target mt.mode=install"),
+        &entry("Install unattended (inst.ks=, the medium, or a volume labelled OEMDRV)", "unattended", "systemd.unit=mt-live.target mt.mode=unattended"),
+        &entry("Rescue shell", "rescue", "mt.mode=rescue systemd.unit=rescue.target systemd.setenv=SYSTEMD_SULOGIN_FORCE=1"),
         &entry("Check this medium", "check", "mt.mode=check"),
     ]
     .concat()

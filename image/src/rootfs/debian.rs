@@ -10,6 +10,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use super::mirror::HostApt;
 use super::{Package, tidy};
 use crate::command::{Program, in_root};
 use crate::error::{Error, Kind, Result};
@@ -24,7 +25,9 @@ pub const PROGRAMS: &[&str] = &["mmdebstrap", "setpriv", "unshare"];
 /// A mirror cannot be reached, a package or module is missing, a program failed.
 pub fn build(spec: &ImageSpec, overlay: &Path, files: &[(&Path, &str)], root: &Path) -> Result<Vec<Package>> {
     let date = spec.source_date.to_string();
-    Program::new("mmdebstrap")
+    let host = HostApt::read()?;
+    let sources: Vec<String> = spec.rootfs.sources.iter().map(|source| host.resolve(source)).collect();
+    let mut mmdebstrap = Program::new("mmdebstrap")
         .args([
             "--quiet",
             "--variant=minbase",
@@ -40,10 +43,16 @@ pub fn build(spec: &ImageSpec, overlay: &Path, files: &[(&Path, &str)], root: &P
         .arg(format!("--include={}", spec.rootfs.packages.join(",")))
         .arg(&spec.rootfs.release)
         .arg(root)
-        .args(&spec.rootfs.sources)
+        .args(&sources)
         .env("SOURCE_DATE_EPOCH", &date)
-        .contained()
-        .run()?;
+        // The kernel's package would make an initramfs that is thrown away below.
+        .env("INITRD", "No")
+        .contained();
+    for (variable, proxy) in &host.proxies {
+        mmdebstrap = mmdebstrap.env(variable, proxy);
+    }
+    mmdebstrap.run()?;
+    write_text(root, "etc/apt/sources.list", &(spec.rootfs.sources.join("\n") + "\n"))?;
     copy_tree(overlay, root)?;
     for (source, target) in files {
         place(source, &root.join(target), 0o755)?;
@@ -61,14 +70,11 @@ pub fn build(spec: &ImageSpec, overlay: &Path, files: &[(&Path, &str)], root: &P
     in_root(
         root,
         spec.source_date,
-        &["update-initramfs", "-u", "-k", &version],
+        &["update-initramfs", "-c", "-k", &version],
     )?;
     for unit in &spec.rootfs.masked_units {
         point(root, &format!("etc/systemd/system/{unit}"), "/dev/null")?;
     }
-    let first_screen = "mt-first-screen.service";
-    let wanted = format!("etc/systemd/system/multi-user.target.wants/{first_screen}");
-    point(root, &wanted, &format!("/etc/systemd/system/{first_screen}"))?;
     let packages = packages(root)?;
     tidy::trim_paths(root, spec)?;
     write_text(root, "etc/hostname", "master-target\n")?;
