@@ -5,10 +5,11 @@
 //! or the only one it reaches. What is fetched is verified by the archive's signatures either way, and the image keeps
 //! the spec's addresses.
 
+use std::fs;
 use std::path::Path;
 
 use crate::command::Program;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 
 /// Address that stands for "any Debian mirror".
 const NEUTRAL: &str = "://deb.debian.org/";
@@ -54,6 +55,32 @@ impl HostApt {
         })
     }
 
+    /// The suite's release file as the mirror has it now; not verified, since only its being the same matters.
+    ///
+    /// # Errors
+    /// The mirror cannot be reached or has no such suite.
+    pub fn release_file(&self, source: &str, scratch: &Path) -> Result<Vec<u8>> {
+        let resolved = self.resolve(source);
+        let (url, suite) = address(&resolved).ok_or_else(|| {
+            let text = format!("rootfs.sources: {source:?} names no address and suite");
+            Error::new(Kind::Config, text)
+        })?;
+        let url = format!("{}/dists/{suite}/InRelease", url.trim_end_matches('/'));
+        let file = scratch.join("InRelease");
+        let mut helper = Program::new("/usr/lib/apt/apt-helper")
+            .args(["-o", "Acquire::Retries=2", "-o", "APT::Sandbox::User=root"])
+            .arg("download-file")
+            .arg(&url)
+            .arg(&file);
+        for (variable, proxy) in &self.proxies {
+            helper = helper.env(variable, proxy);
+        }
+        helper.run()?;
+        let bytes = fs::read(&file).map_err(|error| Error::io("read", &file, error))?;
+        fs::remove_file(&file).map_err(|error| Error::io("remove", &file, error))?;
+        Ok(bytes)
+    }
+
     /// The spec's source, with the host's mirror in place of the neutral address.
     #[must_use]
     pub fn resolve(&self, source: &str) -> String {
@@ -69,6 +96,18 @@ impl HostApt {
         resolved[at] = mirror.trim_end_matches('/');
         resolved.join(" ")
     }
+}
+
+/// Address and suite of a `deb [OPTIONS] URL SUITE COMPONENT...` line.
+fn address(source: &str) -> Option<(&str, &str)> {
+    let rest = source.strip_prefix("deb ")?.trim_start();
+    let rest = if rest.starts_with('[') {
+        rest.split_once(']')?.1
+    } else {
+        rest
+    };
+    let mut words = rest.split_whitespace();
+    Some((words.next()?, words.next()?))
 }
 
 /// Lines of origin, release and address. Other projects use Debian's suite names for their own archives, so only what
@@ -107,7 +146,9 @@ mod tests {
             "deb http://mirror.example/debian bookworm main"
         );
         assert_eq!(
-            host.resolve("deb [arch=amd64] http://deb.debian.org/debian-security bookworm-security main contrib"),
+            host.resolve(
+                "deb [arch=amd64] http://deb.debian.org/debian-security bookworm-security main contrib"
+            ),
             "deb [arch=amd64] http://mirror.example/security bookworm-security main contrib"
         );
         for unchanged in [
