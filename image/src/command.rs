@@ -16,6 +16,8 @@ const TAIL_LINES: usize = 12;
 
 /// Programs, and the Debian package each comes from.
 const PACKAGES: &[(&str, &str)] = &[
+    ("apt-config", "apt"),
+    ("apt-get", "apt"),
     ("createrepo_c", "createrepo-c"),
     ("debugfs", "e2fsprogs"),
     ("dnf", "dnf"),
@@ -33,12 +35,16 @@ const PACKAGES: &[(&str, &str)] = &[
 ];
 
 /// Whether a program may outlive this process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Containment {
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Containment {
     /// Short and without side effects of its own.
     None,
-    /// In namespaces of its own, killed with this process.
+    /// Killed with this process; what it starts itself is not.
+    Tied,
+    /// In namespaces of its own, killed with this process with all it has started.
     Contained,
+    /// The same, and within a root file system.
+    Within(PathBuf),
 }
 
 /// A program about to be started.
@@ -62,6 +68,13 @@ impl Program {
             folder: None,
             containment: Containment::None,
         }
+    }
+
+    /// Runs it tied to the life of this process, which needs no privilege.
+    #[must_use]
+    pub fn tied(mut self) -> Self {
+        self.containment = Containment::Tied;
+        self
     }
 
     /// Runs it contained.
@@ -101,30 +114,27 @@ impl Program {
     }
 
     fn command(&self) -> Command {
-        let mut command = match self.containment {
+        let mut command = match &self.containment {
             Containment::None => Command::new(self.name),
-            Containment::Contained => {
+            _ => {
                 let mut command = Command::new("setpriv");
-                // The kernel kills unshare with us, unshare's child with unshare, and the process namespace with that.
-                command.args([
-                    "--pdeathsig",
-                    "KILL",
-                    "unshare",
-                    "--mount",
-                    "--propagation",
-                    "slave",
-                ]);
-                command.args([
-                    "--pid",
-                    "--fork",
-                    "--kill-child=KILL",
-                    "--mount-proc",
-                    "--",
-                    self.name,
-                ]);
+                command.args(["--pdeathsig", "KILL", "--"]);
                 command
             }
         };
+        if matches!(self.containment, Containment::Contained | Containment::Within(_)) {
+            // The kernel kills unshare with us, unshare's child with unshare, and the process namespace with that.
+            command.args(["unshare", "--mount", "--propagation", "slave"]);
+            command.args(["--pid", "--fork", "--kill-child=KILL", "--mount-proc"]);
+            if let Containment::Within(root) = &self.containment {
+                // Changed before /proc is mounted: depmod and update-initramfs look there.
+                command.arg("--root").arg(root);
+            }
+            command.arg("--");
+        }
+        if self.containment != Containment::None {
+            command.arg(self.name);
+        }
         command.args(&self.arguments).stdin(Stdio::null()).env_clear();
         command
             .env(
@@ -281,28 +291,16 @@ pub fn require_root(what: &str) -> Result<()> {
 ///
 /// # Errors
 /// As [`Program::run`].
-pub fn in_root(root: &Path, source_date: u64, arguments: &[&str]) -> Result<Vec<u8>> {
+pub fn in_root(root: &Path, source_date: u64, name: &'static str, arguments: &[&str]) -> Result<Vec<u8>> {
     if !root.is_absolute() {
         return Err(Error::new(
             Kind::Unexpected,
             format!("{} is no absolute path", shown(root)),
         ));
     }
-    // As Program::contained, with the root changed before /proc is mounted: depmod and update-initramfs look there.
-    Program::new("setpriv")
-        .args([
-            "--pdeathsig",
-            "KILL",
-            "unshare",
-            "--mount",
-            "--propagation",
-            "slave",
-            "--pid",
-            "--fork",
-        ])
-        .args(["--kill-child=KILL", "--mount-proc", "--root"])
-        .arg(root)
-        .arg("--")
+    let mut program = Program::new(name);
+    program.containment = Containment::Within(root.to_owned());
+    program
         .args(arguments)
         .env("SOURCE_DATE_EPOCH", source_date.to_string())
         .env("DEBIAN_FRONTEND", "noninteractive")

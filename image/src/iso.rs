@@ -23,7 +23,7 @@ use crate::manifest::{Algorithm, Digester};
 use crate::publish::{Existing, refuse_existing};
 
 /// Programs of the build host that are needed.
-pub const PROGRAMS: &[&str] = &["xorriso", "mkfs.vfat", "mmd", "mcopy"];
+pub const PROGRAMS: &[&str] = &["setpriv", "xorriso", "mkfs.vfat", "mmd", "mcopy"];
 /// Volume label of the medium.
 pub const LABEL: &str = "MASTER_TARGET";
 const ESP_KIB: u64 = 10_240;
@@ -141,6 +141,7 @@ pub fn build(parts: &IsoParts<'_>, target: &Path) -> Result<()> {
         ])
         .arg(&tree)
         .env("SOURCE_DATE_EPOCH", parts.source_date.to_string())
+        .tied()
         .run()?;
     Ok(())
 }
@@ -199,20 +200,22 @@ fn make_esp(boot: &Path, esp: &Path, scratch: &Path, source_date: u64) -> Result
 /// The boot menu. Answers on the medium make the unattended entry the default.
 fn menu(version: &str, payload: &str) -> String {
     let common = format!(
-        "boot=mtlive mt.label={LABEL} mt.payload={payload} systemd.gpt_auto=0 quiet console=tty0 console=ttyS0,115200"
+        "boot=mtlive mt.label={LABEL} mt.payload={payload} systemd.gpt_auto=0 systemd.mask=kdump-tools.service quiet loglevel=3 console=tty0 console=ttyS0,115200"
     );
+    // The first letter starts an entry too: some consoles pass no arrow keys.
     let entry = |title: &str, id: &str, arguments: &str| {
+        let key = &id[..1];
         format!(
-            "menuentry \"{title}\" --id {id} {{\n    linux /boot/vmlinuz {common} {arguments}\n    initrd /boot/initrd.img\n}}\n"
+            "menuentry \"{title}\" --id {id} --hotkey={key} {{\n    linux /boot/vmlinuz {common} {arguments}\n    initrd /boot/initrd.img\n}}\n"
         )
     };
     [
         "# The serial console beside the screen; without a serial port the second half does nothing.\n",
         "if serial --unit=0 --speed=115200; then\n    terminal_input console serial\n    terminal_output console serial\nfi\n",
         "set timeout=10\nset default=install\nif [ -f /mt/inst.ks ]; then\n    set default=unattended\nfi\n",
-        &entry(&format!("Install the master target {version}"), "install", "mt.mode=install"),
-        &entry("Install unattended (inst.ks=, the medium, or a volume labelled OEMDRV)", "unattended", "mt.mode=unattended"),
-        &entry("Rescue shell", "rescue", "systemd.unit=rescue.target systemd.setenv=SYSTEMD_SULOGIN_FORCE=1"),
+        &entry(&format!("Install the master target {version}"), "install", "systemd.unit=mt-live.target mt.mode=install"),
+        &entry("Install unattended (inst.ks=, the medium, or a volume labelled OEMDRV)", "unattended", "systemd.unit=mt-live.target mt.mode=unattended"),
+        &entry("Rescue shell", "rescue", "mt.mode=rescue systemd.unit=rescue.target systemd.setenv=SYSTEMD_SULOGIN_FORCE=1"),
         &entry("Check this medium", "check", "mt.mode=check"),
     ]
     .concat()
@@ -287,6 +290,7 @@ pub fn embed_kickstart(iso: &Path, answers: &Path, target: &Path, existing: Exis
             "any",
             "replay",
         ])
+        .tied()
         .run()?;
     publish(&made, target, existing)
 }

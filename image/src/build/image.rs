@@ -139,7 +139,7 @@ pub fn build(request: &Request, say: &dyn Fn(&str)) -> Result<Vec<PathBuf>> {
     )?;
     write_sums(&request.out, &artefacts)?;
     if !request.keep_stage {
-        fs::remove_dir_all(&stage.path).map_err(|error| Error::io("remove the stage", &stage.path, error))?;
+        stage::forget(&request.work)?;
     }
     Ok(artefacts.to_vec())
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::command::{Program, in_root};
 use crate::error::{Error, Kind, Result, shown};
+use crate::rootfs::mirror::HostApt;
 use crate::rootfs::{Package, debian, tidy};
 use crate::spec::{Base, ImageSpec};
 use crate::work::WorkFolder;
@@ -73,8 +74,9 @@ impl Inputs {
     }
 
     /// Name of everything that goes in: spec, overlay, programs, and the version of this program.
-    fn key(&self) -> Result<String> {
+    fn key(&self, base: &str) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
+        hasher.update(base.as_bytes());
         hasher.update(env!("CARGO_PKG_VERSION").as_bytes());
         let mut files = vec![self.spec_path.clone()];
         files.extend(self.agent.iter().chain(&self.installer).cloned());
@@ -113,13 +115,20 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
 /// A mirror, a package, a program or the space is missing. What was begun is removed.
 pub fn prepare(inputs: &Inputs, work: &Path, say: &dyn Fn(&str)) -> Result<Stage> {
     fs::create_dir_all(work).map_err(|error| Error::io("create", work, error))?;
-    let path = work.join(format!("stage-{}", inputs.key()?));
+    let base = match inputs.spec.rootfs.base {
+        Base::Debian => debian_base(inputs, work, say)?,
+        Base::El => {
+            let text = "images of base el cannot be built yet: only their packages can be installed";
+            return Err(Error::new(Kind::Config, text).hint("use a spec of base debian"));
+        }
+    };
+    let path = work.join(format!("stage-{}", inputs.key(&base.key)?));
     let resumed = path.is_dir();
     if resumed {
         say(&format!("root file system: taken from {}", shown(&path)));
     } else {
         let scratch = WorkFolder::create(work)?;
-        let made = make(inputs, scratch.path(), say)?;
+        let made = make(inputs, &base.path, scratch.path(), say)?;
         fs::rename(&made, &path).map_err(|error| Error::io("keep the stage as", &path, error))?;
     }
     let list = path.join("packages.json");
@@ -133,7 +142,60 @@ pub fn prepare(inputs: &Inputs, work: &Path, say: &dyn Fn(&str)) -> Result<Stage
     })
 }
 
-fn make(inputs: &Inputs, scratch: &Path, say: &dyn Fn(&str)) -> Result<PathBuf> {
+/// Packages, installed into a tar file.
+struct BaseTar {
+    key: String,
+    path: PathBuf,
+}
+
+/// Finds or makes the tar file of packages. It becomes visible by a rename, so one that is there is whole.
+fn debian_base(inputs: &Inputs, work: &Path, say: &dyn Fn(&str)) -> Result<BaseTar> {
+    let host = HostApt::read()?;
+    let scratch = WorkFolder::create(work)?;
+    let key = debian::base_key(&inputs.spec, &host, scratch.path())?;
+    let path = work.join(format!("base-{key}.tar"));
+    if path.is_file() {
+        say(&format!("packages: taken from {}", shown(&path)));
+    } else {
+        say("packages: fetching and installing");
+        let made = scratch.path().join("base.tar");
+        debian::install(&inputs.spec, &host, scratch.path(), &made)?;
+        fs::rename(&made, &path).map_err(|error| Error::io("keep the packages as", &path, error))?;
+    }
+    Ok(BaseTar { key, path })
+}
+
+/// Removes what builds keep in the work folder for the next try.
+///
+/// # Errors
+/// Listing or removing failed.
+pub fn forget(work: &Path) -> Result<()> {
+    for entry in fs::read_dir(work).map_err(|error| Error::io("list", work, error))? {
+        let path = entry.map_err(|error| Error::io("list", work, error))?.path();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let removed = if name.starts_with("stage-") {
+            fs::remove_dir_all(&path)
+        } else if name.starts_with("base-") && name.ends_with(".tar") {
+            fs::remove_file(&path)
+        } else {
+            continue;
+        };
+        removed.map_err(|error| Error::io("remove", &path, error))?;
+    }
+    // The folder itself too, unless it holds anything of somebody else.
+    match fs::remove_dir(work) {
+        Err(error) if error.kind() != std::io::ErrorKind::DirectoryNotEmpty => {
+            Err(Error::io("remove", work, error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn make(inputs: &Inputs, base: &Path, scratch: &Path, say: &dyn Fn(&str)) -> Result<PathBuf> {
     let (spec, root, stage) = (&inputs.spec, scratch.join("root"), scratch.join("stage"));
     let mut files: Vec<(&Path, &str)> = Vec::new();
     files.extend(inputs.agent.as_deref().map(|path| (path, "usr/bin/mt-agent")));
@@ -143,17 +205,13 @@ fn make(inputs: &Inputs, scratch: &Path, say: &dyn Fn(&str)) -> Result<PathBuf> 
             .as_deref()
             .map(|path| (path, "usr/sbin/mt-installer")),
     );
-    say("root file system: installing packages");
-    let packages = match spec.rootfs.base {
-        Base::Debian => debian::build(spec, &inputs.overlay()?, &files, &root)?,
-        Base::El => {
-            return Err(Error::new(
-                Kind::Config,
-                "images of base el cannot be built yet: only their packages can be installed",
-            )
-            .hint("use a spec of base debian"));
-        }
+    say("root file system: making it of the packages");
+    let parts = debian::Parts {
+        spec,
+        overlay: &inputs.overlay()?,
+        files: &files,
     };
+    let packages = debian::build(&parts, base, &root)?;
     let boot = stage.join("boot");
     fs::create_dir_all(boot.join("i386-pc")).map_err(|error| Error::io("create", &boot, error))?;
     let version = tidy::kernel_version(&root)?;
@@ -198,18 +256,11 @@ fn make(inputs: &Inputs, scratch: &Path, say: &dyn Fn(&str)) -> Result<PathBuf> 
         }
     }
     let image = "/tmp/eltorito.img";
-    let make_image = [
-        "grub-mkimage",
-        "-O",
-        "i386-pc-eltorito",
-        "-p",
-        "/boot/grub",
-        "-o",
-        image,
-    ];
+    let make_image = ["-O", "i386-pc-eltorito", "-p", "/boot/grub", "-o", image];
     in_root(
         &root,
         spec.source_date,
+        "grub-mkimage",
         &[&make_image[..], ELTORITO_MODULES].concat(),
     )?;
     let made = root.join(image.trim_start_matches('/'));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Debian by mmdebstrap: packages, own files, module list, initramfs.
 //!
-//! Order matters: 1. packages; 2. own files and the initramfs's list of modules; 3. modules go, `depmod`; 4. the
+//! Order matters: 1. packages, kept as a tar file so that a build that failed later does not fetch them again; 2. own files and the initramfs's list of modules; 3. modules go, `depmod`; 4. the
 //! initramfs is made of what is left; 5. the package list is taken; 6. files go, among them the package indexes; 7. the
 //! absence of secrets is proved.
 
@@ -10,40 +10,107 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use super::mirror::HostApt;
 use super::{Package, tidy};
 use crate::command::{Program, in_root};
 use crate::error::{Error, Kind, Result};
 use crate::spec::ImageSpec;
 
 /// Programs of the build host that are needed.
-pub const PROGRAMS: &[&str] = &["mmdebstrap", "setpriv", "unshare"];
+pub const PROGRAMS: &[&str] = &["apt-get", "apt-config", "mmdebstrap", "setpriv", "tar", "unshare"];
 
-/// Makes the root file system in the folder `root`, which must not exist.
+/// What a Debian root file system is made of.
+#[derive(Debug)]
+pub struct Parts<'a> {
+    /// The spec.
+    pub spec: &'a ImageSpec,
+    /// Folder with own files.
+    pub overlay: &'a Path,
+    /// Programs, each with its path in the image.
+    pub files: &'a [(&'a Path, &'a str)],
+}
+
+/// Name of everything that decides which packages are installed: the spec's list, and the release files of the suites
+/// as they are now. Says early that a mirror cannot be reached.
 ///
 /// # Errors
-/// A mirror cannot be reached, a package or module is missing, a program failed.
-pub fn build(spec: &ImageSpec, overlay: &Path, files: &[(&Path, &str)], root: &Path) -> Result<Vec<Package>> {
-    let date = spec.source_date.to_string();
-    Program::new("mmdebstrap")
-        .args([
-            "--quiet",
-            "--variant=minbase",
-            "--mode=root",
-            "--format=directory",
-        ])
+/// See there.
+pub fn base_key(spec: &ImageSpec, host: &HostApt, scratch: &Path) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let mut add = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    add(env!("CARGO_PKG_VERSION").as_bytes());
+    add(&spec.source_date.to_le_bytes());
+    add(spec.rootfs.release.as_bytes());
+    for package in &spec.rootfs.packages {
+        add(package.as_bytes());
+    }
+    for source in &spec.rootfs.sources {
+        add(source.as_bytes());
+        add(&host.release_file(source, scratch)?);
+    }
+    Ok(hasher.finalize().to_hex()[..16].to_owned())
+}
+
+/// Installs the packages into a new tar file `base`.
+///
+/// # Errors
+/// A mirror cannot be reached, a package is missing, there is no space.
+pub fn install(spec: &ImageSpec, host: &HostApt, scratch: &Path, base: &Path) -> Result<()> {
+    let mut mmdebstrap = Program::new("mmdebstrap")
+        .args(["--quiet", "--variant=minbase", "--mode=root", "--format=tar"])
         .args([
             "--aptopt=APT::Install-Recommends \"false\"",
             "--aptopt=Acquire::Languages \"none\"",
+            // Nobody needs this file system after a power loss.
+            "--dpkgopt=force-unsafe-io",
         ])
         // The indexes are needed for the digests of the packages; they go with the trimming.
         .args(["--skip=cleanup/apt/lists"])
         .arg(format!("--include={}", spec.rootfs.packages.join(",")))
         .arg(&spec.rootfs.release)
+        .arg(base)
+        .args(spec.rootfs.sources.iter().map(|source| host.resolve(source)))
+        .env("SOURCE_DATE_EPOCH", spec.source_date.to_string())
+        .env("TMPDIR", scratch)
+        // The kernel's package would make an initramfs that is thrown away below.
+        .env("INITRD", "No")
+        .contained();
+    for (variable, proxy) in &host.proxies {
+        mmdebstrap = mmdebstrap.env(variable, proxy);
+    }
+    mmdebstrap.run().map(drop)
+}
+
+/// Makes the root file system in the folder `root`, which must not exist, of the packages in the tar file `base`.
+///
+/// # Errors
+/// A module or file is missing, a program failed.
+pub fn build(parts: &Parts<'_>, base: &Path, root: &Path) -> Result<Vec<Package>> {
+    let Parts { spec, overlay, files } = *parts;
+    fs::create_dir(root).map_err(|error| Error::io("create", root, error))?;
+    Program::new("tar")
+        .args([
+            "--extract",
+            "--numeric-owner",
+            "--xattrs",
+            "--xattrs-include=*",
+            "--directory",
+        ])
         .arg(root)
-        .args(&spec.rootfs.sources)
-        .env("SOURCE_DATE_EPOCH", &date)
+        .arg("--file")
+        .arg(base)
         .contained()
         .run()?;
+    let conf = root.join("etc/dpkg/dpkg.cfg.d/99mmdebstrap");
+    fs::remove_file(&conf).map_err(|error| Error::io("remove", &conf, error))?;
+    write_text(
+        root,
+        "etc/apt/sources.list",
+        &(spec.rootfs.sources.join("\n") + "\n"),
+    )?;
     copy_tree(overlay, root)?;
     for (source, target) in files {
         place(source, &root.join(target), 0o755)?;
@@ -57,18 +124,16 @@ pub fn build(spec: &ImageSpec, overlay: &Path, files: &[(&Path, &str)], root: &P
     remove_hooks(spec, root)?;
     let version = tidy::kernel_version(root)?;
     tidy::trim_modules(root, spec, &version)?;
-    in_root(root, spec.source_date, &["depmod", "-a", &version])?;
+    in_root(root, spec.source_date, "depmod", &["-a", &version])?;
     in_root(
         root,
         spec.source_date,
-        &["update-initramfs", "-u", "-k", &version],
+        "update-initramfs",
+        &["-c", "-k", &version],
     )?;
     for unit in &spec.rootfs.masked_units {
         point(root, &format!("etc/systemd/system/{unit}"), "/dev/null")?;
     }
-    let first_screen = "mt-first-screen.service";
-    let wanted = format!("etc/systemd/system/multi-user.target.wants/{first_screen}");
-    point(root, &wanted, &format!("/etc/systemd/system/{first_screen}"))?;
     let packages = packages(root)?;
     tidy::trim_paths(root, spec)?;
     write_text(root, "etc/hostname", "master-target\n")?;

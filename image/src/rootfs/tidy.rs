@@ -134,11 +134,29 @@ pub fn trim_paths(root: &Path, spec: &ImageSpec) -> Result<()> {
                 .map_err(|error| Error::io("examine", &path, error))?;
             if metadata.is_dir() {
                 for name in names(&path)? {
-                    remove(&path.join(name))?;
+                    let inner = path.join(name);
+                    if pattern == DOCUMENTATION && inner.is_dir() && !inner.is_symlink() {
+                        keep_licence(&inner)?;
+                    } else {
+                        remove(&inner)?;
+                    }
                 }
             } else {
                 remove(&path)?;
             }
+        }
+    }
+    Ok(())
+}
+
+/// Documentation of packages. Whoever passes programs on has to pass their licences on too, so these always stay.
+const DOCUMENTATION: &str = "/usr/share/doc";
+
+/// Leaves nothing but the licence in a package's folder of documentation.
+fn keep_licence(folder: &Path) -> Result<()> {
+    for name in names(folder)? {
+        if name != "copyright" {
+            remove(&folder.join(name))?;
         }
     }
     Ok(())
@@ -303,10 +321,14 @@ mod tests {
         fs::create_dir_all(&log).unwrap();
         fs::write(log.join("x.log"), "x").unwrap();
         fs::create_dir_all(folder.path().join("etc/ssh")).unwrap();
+        let doc = folder.path().join("usr/share/doc/tool");
+        fs::create_dir_all(doc.join("examples")).unwrap();
+        fs::write(doc.join("copyright"), "licence").unwrap();
         std::os::unix::fs::symlink("/etc/passwd", folder.path().join("etc/ssh/ssh_host_link")).unwrap();
         let spec = spec::parse(include_str!("../../specs/debian.toml")).unwrap();
         trim_paths(folder.path(), &spec).unwrap();
         assert!(folder.path().join("var/log").exists() && !log.exists());
+        assert!(doc.join("copyright").exists() && !doc.join("examples").exists());
         assert!(!folder.path().join("etc/ssh/ssh_host_link").is_symlink());
         assert!(Path::new("/etc/passwd").exists());
     }
