@@ -28,6 +28,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("mke2fs", "e2fsprogs"),
     ("mmd", "mtools"),
     ("mmdebstrap", "mmdebstrap"),
+    ("rpm", "rpm"),
     ("setpriv", "util-linux"),
     ("sfdisk", "fdisk"),
     ("unshare", "util-linux"),

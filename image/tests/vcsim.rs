@@ -2,6 +2,8 @@
 //! The OVA as vSphere's side sees it: imported over TLS into a simulated vCenter and a simulated ESXi host, by two
 //! clients, and what the inventory then holds. `tests/vcsim/README.md` says what a simulator cannot prove.
 
+#![allow(clippy::unwrap_used, reason = "test code")]
+
 mod common;
 #[path = "common/skip.rs"]
 mod skip;

@@ -10,6 +10,7 @@ use crate::error::{Error, Fault, Kind, Result};
 mod build;
 mod iso;
 mod ova;
+mod rootfs;
 mod spec;
 mod vmdk;
 mod vmx;
@@ -41,6 +42,8 @@ enum Noun {
     Plan(build::Arguments),
     /// Renew the lock file of a spec's packages
     Lock(build::Arguments),
+    /// Install the packages of an el spec into a folder
+    Rootfs(rootfs::Arguments),
     /// Installation media
     #[command(subcommand)]
     Iso(iso::Verb),
@@ -83,6 +86,7 @@ pub fn run() -> ExitCode {
         Noun::Build(arguments) => build::build(arguments),
         Noun::Plan(arguments) => build::plan(arguments),
         Noun::Lock(arguments) => build::lock(arguments),
+        Noun::Rootfs(arguments) => rootfs::run(&arguments),
         Noun::Iso(verb) => iso::run(verb),
         Noun::Janitor { folder } => crate::work::janitor(&folder),
         Noun::Vmdk(verb) => vmdk::run(verb),

@@ -174,7 +174,7 @@ fn remove_hooks(spec: &ImageSpec, root: &Path) -> Result<()> {
 
 /// Makes a symbolic link, in place of whatever has the name. Done by hand: systemctl refuses to mask what a package has
 /// linked already.
-fn point(root: &Path, name: &str, to: &str) -> Result<()> {
+pub(super) fn point(root: &Path, name: &str, to: &str) -> Result<()> {
     let path = root.join(name);
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(|error| Error::io("create", folder, error))?;
@@ -188,7 +188,7 @@ fn point(root: &Path, name: &str, to: &str) -> Result<()> {
     std::os::unix::fs::symlink(to, &path).map_err(|error| Error::io("link", &path, error))
 }
 
-fn write_text(root: &Path, name: &str, text: &str) -> Result<()> {
+pub(super) fn write_text(root: &Path, name: &str, text: &str) -> Result<()> {
     let path = root.join(name);
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(|error| Error::io("create", folder, error))?;
@@ -197,7 +197,7 @@ fn write_text(root: &Path, name: &str, text: &str) -> Result<()> {
 }
 
 /// Copies a file with a mode.
-fn place(source: &Path, target: &Path, mode: u32) -> Result<()> {
+pub(super) fn place(source: &Path, target: &Path, mode: u32) -> Result<()> {
     if let Some(folder) = target.parent() {
         fs::create_dir_all(folder).map_err(|error| Error::io("create", folder, error))?;
     }
@@ -207,7 +207,7 @@ fn place(source: &Path, target: &Path, mode: u32) -> Result<()> {
 }
 
 /// Copies a tree of files; what is executable in the source is executable in the image, owner is root.
-fn copy_tree(source: &Path, target: &Path) -> Result<()> {
+pub(super) fn copy_tree(source: &Path, target: &Path) -> Result<()> {
     let entries = fs::read_dir(source).map_err(|error| Error::io("list", source, error))?;
     for entry in entries {
         let entry = entry.map_err(|error| Error::io("list", source, error))?;

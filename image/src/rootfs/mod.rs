@@ -2,6 +2,7 @@
 //! Root file systems: from packages of a distribution to a folder that is ready to be packed.
 
 pub mod debian;
+pub mod el;
 pub mod mirror;
 pub mod tidy;
 
