@@ -1,3 +1,8 @@
-//! Entry point.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Entry point of `mt-image`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mt_image::cli::run()
+}

@@ -22,6 +22,10 @@ packages_of() {
     guest) echo busybox-static cpio zstd kmod udev lvm2 mdadm e2fsprogs xfsprogs reiserfsprogs fdisk libc-bin binutils ;;
     bench) echo nbdkit libnbd-bin rsync ;;
     deny) echo python3 python3-venv ;;
+    # The vCenter simulator, and govc from Debian's source package.
+    vsphere) echo golang-go golang-github-vmware-govmomi-dev golang-github-kr-pretty-dev debian-archive-keyring ;;
+    # The CentOS family's image from a repository of small packages made in the test.
+    el) echo dnf rpm createrepo-c gnupg ;;
     *) die 2 "no package group is called $1" ;;
     esac
 }

@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The stage: root file system, kernel and boot files, made once from a spec and used for ISO and OVA.
+//!
+//! A finished stage is kept under a name made of everything that went into it, so that a build that failed later takes
+//! up there. It becomes visible by a rename, so a stage that is there is whole.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::command::{Program, in_root};
+use crate::error::{Error, Kind, Result, shown};
+use crate::rootfs::mirror::HostApt;
+use crate::rootfs::{Package, debian, tidy};
+use crate::spec::{Base, ImageSpec};
+use crate::work::WorkFolder;
+
+/// Programs of the build host that are needed.
+pub const PROGRAMS: &[&str] = &["mksquashfs"];
+/// Modules of the GRUB that starts the medium under BIOS.
+const ELTORITO_MODULES: &[&str] = &[
+    "biosdisk",
+    "iso9660",
+    "part_gpt",
+    "part_msdos",
+    "normal",
+    "configfile",
+    "search",
+    "linux",
+    "test",
+    "echo",
+    "serial",
+    "terminal",
+    "all_video",
+];
+
+/// What goes into a stage.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// The spec.
+    pub spec: ImageSpec,
+    /// Its file, for the overlay and the key.
+    pub spec_path: PathBuf,
+    /// The agent's program.
+    pub agent: Option<PathBuf>,
+    /// The installer's program.
+    pub installer: Option<PathBuf>,
+}
+
+/// A finished stage.
+#[derive(Debug)]
+pub struct Stage {
+    /// Folder with `vmlinuz`, `initrd.img`, `payload.squashfs` and `boot/`.
+    pub path: PathBuf,
+    /// The packages in it.
+    pub packages: Vec<Package>,
+    /// Whether an earlier build made it.
+    pub resumed: bool,
+}
+
+impl Inputs {
+    /// Folder with the own files of the image.
+    ///
+    /// # Errors
+    /// It does not exist.
+    pub fn overlay(&self) -> Result<PathBuf> {
+        let folder = self
+            .spec_path
+            .parent()
+            .unwrap_or(Path::new("."))
+            .join(&self.spec.rootfs.overlay);
+        folder
+            .canonicalize()
+            .map_err(|error| Error::io("find rootfs.overlay of the spec,", &folder, error))
+    }
+
+    /// Name of everything that goes in: spec, overlay, programs, and the version of this program.
+    fn key(&self, base: &str) -> Result<String> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(base.as_bytes());
+        hasher.update(env!("CARGO_PKG_VERSION").as_bytes());
+        let mut files = vec![self.spec_path.clone()];
+        files.extend(self.agent.iter().chain(&self.installer).cloned());
+        collect(&self.overlay()?, &mut files)?;
+        for path in files {
+            let bytes = fs::read(&path).map_err(|error| Error::io("read", &path, error))?;
+            hasher.update(path.as_os_str().as_encoded_bytes());
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(&bytes);
+        }
+        hasher.update(self.spec.version.as_bytes());
+        Ok(hasher.finalize().to_hex()[..16].to_owned())
+    }
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    let entries = fs::read_dir(folder).map_err(|error| Error::io("list", folder, error))?;
+    let mut paths = Vec::new();
+    for entry in entries {
+        paths.push(entry.map_err(|error| Error::io("list", folder, error))?.path());
+    }
+    paths.sort();
+    for path in paths {
+        if path.is_dir() {
+            collect(&path, files)?
+        } else {
+            files.push(path)
+        }
+    }
+    Ok(())
+}
+
+/// Finds or makes the stage.
+///
+/// # Errors
+/// A mirror, a package, a program or the space is missing. What was begun is removed.
+pub fn prepare(inputs: &Inputs, work: &Path, say: &dyn Fn(&str)) -> Result<Stage> {
+    fs::create_dir_all(work).map_err(|error| Error::io("create", work, error))?;
+    let base = match inputs.spec.rootfs.base {
+        Base::Debian => debian_base(inputs, work, say)?,
+        Base::El => {
+            let text = "images of base el cannot be built yet: only their packages can be installed";
+            return Err(Error::new(Kind::Config, text).hint("use a spec of base debian"));
+        }
+    };
+    let path = work.join(format!("stage-{}", inputs.key(&base.key)?));
+    let resumed = path.is_dir();
+    if resumed {
+        say(&format!("root file system: taken from {}", shown(&path)));
+    } else {
+        let scratch = WorkFolder::create(work)?;
+        let made = make(inputs, &base.path, scratch.path(), say)?;
+        fs::rename(&made, &path).map_err(|error| Error::io("keep the stage as", &path, error))?;
+    }
+    let list = path.join("packages.json");
+    let text = fs::read(&list).map_err(|error| Error::io("read", &list, error))?;
+    let packages = serde_json::from_slice(&text)
+        .map_err(|error| Error::new(Kind::Unexpected, format!("{} is damaged: {error}", shown(&list))))?;
+    Ok(Stage {
+        path,
+        packages,
+        resumed,
+    })
+}
+
+/// Packages, installed into a tar file.
+struct BaseTar {
+    key: String,
+    path: PathBuf,
+}
+
+/// Finds or makes the tar file of packages. It becomes visible by a rename, so one that is there is whole.
+fn debian_base(inputs: &Inputs, work: &Path, say: &dyn Fn(&str)) -> Result<BaseTar> {
+    let host = HostApt::read()?;
+    let scratch = WorkFolder::create(work)?;
+    let key = debian::base_key(&inputs.spec, &host, scratch.path())?;
+    let path = work.join(format!("base-{key}.tar"));
+    if path.is_file() {
+        say(&format!("packages: taken from {}", shown(&path)));
+    } else {
+        say("packages: fetching and installing");
+        let made = scratch.path().join("base.tar");
+        debian::install(&inputs.spec, &host, scratch.path(), &made)?;
+        fs::rename(&made, &path).map_err(|error| Error::io("keep the packages as", &path, error))?;
+    }
+    Ok(BaseTar { key, path })
+}
+
+/// Removes what builds keep in the work folder for the next try.
+///
+/// # Errors
+/// Listing or removing failed.
+pub fn forget(work: &Path) -> Result<()> {
+    for entry in fs::read_dir(work).map_err(|error| Error::io("list", work, error))? {
+        let path = entry.map_err(|error| Error::io("list", work, error))?.path();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let removed = if name.starts_with("stage-") {
+            fs::remove_dir_all(&path)
+        } else if name.starts_with("base-") && name.ends_with(".tar") {
+            fs::remove_file(&path)
+        } else {
+            continue;
+        };
+        removed.map_err(|error| Error::io("remove", &path, error))?;
+    }
+    // The folder itself too, unless it holds anything of somebody else.
+    match fs::remove_dir(work) {
+        Err(error) if error.kind() != std::io::ErrorKind::DirectoryNotEmpty => {
+            Err(Error::io("remove", work, error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn make(inputs: &Inputs, base: &Path, scratch: &Path, say: &dyn Fn(&str)) -> Result<PathBuf> {
+    let (spec, root, stage) = (&inputs.spec, scratch.join("root"), scratch.join("stage"));
+    let mut files: Vec<(&Path, &str)> = Vec::new();
+    files.extend(inputs.agent.as_deref().map(|path| (path, "usr/bin/mt-agent")));
+    files.extend(
+        inputs
+            .installer
+            .as_deref()
+            .map(|path| (path, "usr/sbin/mt-installer")),
+    );
+    say("root file system: making it of the packages");
+    let parts = debian::Parts {
+        spec,
+        overlay: &inputs.overlay()?,
+        files: &files,
+    };
+    let packages = debian::build(&parts, base, &root)?;
+    let boot = stage.join("boot");
+    fs::create_dir_all(boot.join("i386-pc")).map_err(|error| Error::io("create", &boot, error))?;
+    let version = tidy::kernel_version(&root)?;
+    let list: &[(String, &str)] = &[
+        (format!("boot/vmlinuz-{version}"), "vmlinuz"),
+        (format!("boot/initrd.img-{version}"), "initrd.img"),
+        (
+            "usr/lib/shim/shimx64.efi.signed".to_owned(),
+            "boot/shimx64.efi.signed",
+        ),
+        (
+            "usr/lib/shim/mmx64.efi.signed".to_owned(),
+            "boot/mmx64.efi.signed",
+        ),
+        (
+            "usr/lib/grub/x86_64-efi-signed/gcdx64.efi.signed".to_owned(),
+            "boot/gcdx64.efi.signed",
+        ),
+        (
+            "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed".to_owned(),
+            "boot/grubx64.efi.signed",
+        ),
+        (
+            "usr/lib/grub/i386-pc/boot_hybrid.img".to_owned(),
+            "boot/boot_hybrid.img",
+        ),
+        ("usr/lib/grub/i386-pc/boot.img".to_owned(), "boot/boot.img"),
+    ];
+    for (from, to) in list {
+        let from = root.join(from);
+        fs::copy(&from, stage.join(to)).map_err(|error| Error::io("copy", &from, error))?;
+    }
+    let modules = root.join("usr/lib/grub/i386-pc");
+    for entry in fs::read_dir(&modules).map_err(|error| Error::io("list", &modules, error))? {
+        let path = entry.map_err(|error| Error::io("list", &modules, error))?.path();
+        if let Some(name) = path
+            .file_name()
+            .filter(|_| path.extension().is_some_and(|e| e == "mod" || e == "lst"))
+        {
+            fs::copy(&path, boot.join("i386-pc").join(name))
+                .map_err(|error| Error::io("copy", &path, error))?;
+        }
+    }
+    let image = "/tmp/eltorito.img";
+    let make_image = ["-O", "i386-pc-eltorito", "-p", "/boot/grub", "-o", image];
+    in_root(
+        &root,
+        spec.source_date,
+        "grub-mkimage",
+        &[&make_image[..], ELTORITO_MODULES].concat(),
+    )?;
+    let made = root.join(image.trim_start_matches('/'));
+    fs::copy(&made, boot.join("eltorito.img")).map_err(|error| Error::io("copy", &made, error))?;
+    fs::remove_file(&made).map_err(|error| Error::io("remove", &made, error))?;
+    say("root file system: packing");
+    Program::new("mksquashfs")
+        .arg(&root)
+        .arg(stage.join("payload.squashfs"))
+        .args([
+            "-noappend",
+            "-no-progress",
+            "-quiet",
+            "-reproducible",
+            "-comp",
+            "xz",
+            "-b",
+            "1M",
+            "-exit-on-error",
+        ])
+        .env("SOURCE_DATE_EPOCH", spec.source_date.to_string())
+        .contained()
+        .run()?;
+    let list = stage.join("packages.json");
+    let text = serde_json::to_vec_pretty(&packages)
+        .map_err(|error| Error::new(Kind::Unexpected, format!("cannot render JSON: {error}")))?;
+    fs::write(&list, text).map_err(|error| Error::io("write", &list, error))?;
+    Ok(stage)
+}

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `mt-image ova build|inspect|verify`.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+
+use super::vmdk::{default_threads, existing, size_of};
+use super::{judge, say, say_json};
+use crate::build::ova::{OvaOptions, OvaOutcome, build};
+use crate::error::{Error, Kind, Result, shown};
+use crate::manifest::Signer;
+use crate::ova::read::{OvaReport, read};
+use crate::spec::{self, Firmware, Manifest};
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Make an OVA from a raw disk
+    Build {
+        /// Image spec that describes the virtual machine
+        #[arg(long)]
+        spec: PathBuf,
+        /// Raw disk: a file or a block device
+        #[arg(long)]
+        disk: PathBuf,
+        /// OVA to make
+        #[arg(long)]
+        out: PathBuf,
+        #[command(flatten)]
+        options: BuildOptions,
+        /// Replace the file if it exists
+        #[arg(long)]
+        force: bool,
+        /// Print the result as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what an OVA holds
+    Inspect {
+        /// File to read, of any maker
+        ova: PathBuf,
+        /// Print the result as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check an OVA and explain every fault
+    Verify {
+        /// File to read, of any maker
+        ova: PathBuf,
+        /// Print the result as JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// What every way to make an OVA can be told.
+#[derive(Debug, clap::Args)]
+pub struct BuildOptions {
+    /// Version instead of the spec's
+    #[arg(long)]
+    pub version: Option<String>,
+    /// Firmware instead of the spec's
+    #[arg(long)]
+    pub firmware: Option<Firmware>,
+    /// Hardware version instead of the spec's
+    #[arg(long)]
+    pub vmx: Option<u32>,
+    /// Digest of the manifest; sha1 for ESXi 5.5 and 6.0
+    #[arg(long, default_value = "sha256")]
+    pub manifest: Manifest,
+    /// RSA key (PEM) to sign the manifest with
+    #[arg(long, requires = "sign_certificate")]
+    pub sign_key: Option<PathBuf>,
+    /// Certificate (PEM) of that key
+    #[arg(long, requires = "sign_key")]
+    pub sign_certificate: Option<PathBuf>,
+    /// Compression level, 1 (fast) to 9 (small)
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=9))]
+    pub level: u32,
+}
+
+impl BuildOptions {
+    /// Reads the spec and applies what the command line says otherwise.
+    pub fn apply(&self, path: &Path) -> Result<spec::ImageSpec> {
+        let mut spec = spec::load(path)?;
+        if let Some(version) = &self.version {
+            spec::check_version(version)
+                .map_err(|text| Error::new(Kind::Usage, format!("--version: {text}")))?;
+            spec.version.clone_from(version);
+        }
+        if let Some(vmx) = self.vmx {
+            spec.hardware.vmx = vmx;
+        }
+        if let Some(firmware) = self.firmware {
+            spec.hardware.firmware = firmware;
+        }
+        spec::recheck_hardware(&spec).map_err(|text| Error::new(Kind::Usage, text))?;
+        Ok(spec)
+    }
+
+    /// Reads key and certificate.
+    pub fn signer(&self) -> Result<Option<Signer>> {
+        let (Some(key), Some(certificate)) = (&self.sign_key, &self.sign_certificate) else {
+            return Ok(None);
+        };
+        let slurp = |path: &Path| std::fs::read(path).map_err(|error| Error::io("read", path, error));
+        Signer::new(&slurp(key)?, &slurp(certificate)?).map(Some)
+    }
+
+    /// The builder's options.
+    pub fn ova_options(&self, force: bool) -> Result<OvaOptions> {
+        Ok(OvaOptions {
+            manifest: self.manifest,
+            signer: self.signer()?,
+            level: self.level,
+            threads: default_threads(),
+            existing: existing(force),
+        })
+    }
+}
+
+pub fn run(verb: Verb) -> Result<()> {
+    match verb {
+        Verb::Build {
+            spec,
+            disk,
+            out,
+            options,
+            force,
+            json,
+        } => {
+            let spec = options.apply(&spec)?;
+            let outcome = build(&spec, &disk, &out, &options.ova_options(force)?)?;
+            if json {
+                say_json(&outcome)
+            } else {
+                say_outcome(&out, &outcome)
+            }
+        }
+        Verb::Inspect { ova, json } => {
+            let report = examine(&ova)?;
+            if json {
+                say_json(&report)
+            } else {
+                inspect(&ova, &report)
+            }
+        }
+        Verb::Verify { ova, json } => {
+            let report = examine(&ova)?;
+            if json {
+                say_json(&report)?;
+            } else if report.faults.is_empty() {
+                say(&format!("{}: good; {}", shown(&ova), assurance(&report)))?;
+            } else {
+                report
+                    .faults
+                    .iter()
+                    .try_for_each(|fault| say(&fault.to_string()))?;
+            }
+            judge(&shown(&ova), &report.faults)
+        }
+    }
+}
+
+/// Tells what was built.
+pub fn say_outcome(out: &Path, outcome: &OvaOutcome) -> Result<()> {
+    say(&format!(
+        "{}: {} bytes, disk of {} bytes in {} grains",
+        shown(out),
+        outcome.size,
+        outcome.capacity,
+        outcome.grains
+    ))
+}
+
+fn examine(ova: &Path) -> Result<OvaReport> {
+    let file = File::open(ova).map_err(|error| Error::io("open", ova, error))?;
+    size_of(&file, ova)?;
+    std::io::Seek::rewind(&mut &file).map_err(|error| Error::io("read", ova, error))?;
+    read(std::io::BufReader::with_capacity(1 << 20, file)).map_err(|error| Error::io("read", ova, error))
+}
+
+fn assurance(report: &OvaReport) -> String {
+    let manifest = if report.manifest_verified {
+        "all digests of the manifest are right"
+    } else {
+        "there is no manifest"
+    };
+    let signature = if report.signature_verified {
+        "the signature fits"
+    } else {
+        "it is not signed"
+    };
+    let uuid = match report.enable_uuid.as_deref() {
+        Some(value) if value.eq_ignore_ascii_case("true") => "disk.EnableUUID is set",
+        _ => "disk.EnableUUID is NOT set, so its disks will show no SCSI IDs",
+    };
+    format!("{manifest}, {signature}, {uuid}")
+}
+
+fn inspect(path: &Path, report: &OvaReport) -> Result<()> {
+    say(&format!("file      {}", shown(path)))?;
+    for member in &report.members {
+        let capacity = member
+            .capacity
+            .map(|capacity| format!(", disk of {capacity} bytes"))
+            .unwrap_or_default();
+        say(&format!(
+            "member    {} ({} bytes{capacity})",
+            member.name, member.size
+        ))?;
+    }
+    if let Some(ovf) = &report.ovf {
+        say(&format!("machine   {}", ovf.name))?;
+        say(&format!("product   {}", ovf.product.join(", ")))?;
+        say(&format!(
+            "hardware  {}, guest {}",
+            ovf.families.join(" "),
+            ovf.guest_os
+        ))?;
+        for item in &ovf.items {
+            let details = [
+                Some(&item.sub_type),
+                item.connection.as_ref(),
+                item.host_resource.as_ref(),
+            ];
+            let details: Vec<_> = details
+                .into_iter()
+                .flatten()
+                .filter(|text| !text.is_empty())
+                .map(String::as_str)
+                .collect();
+            say(format!("  {:<4} {} {}", item.id, item.name, details.join(" ")).trim_end())?;
+        }
+        for (key, value) in ovf.extra_config.iter().chain(&ovf.config) {
+            say(&format!("setting   {key} = {value}"))?;
+        }
+        say(&format!("transport {}", ovf.transport))?;
+        say(&format!("asks for  {}", ovf.properties.join(" ")))?;
+    }
+    say(&format!(
+        "verdict   {}; {} faults",
+        assurance(report),
+        report.faults.len()
+    ))?;
+    report
+        .faults
+        .iter()
+        .try_for_each(|fault| say(&format!("  {fault}")))
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `mt-image rootfs`: the root file system alone, in a folder.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{say, say_json};
+use crate::command;
+use crate::error::{Error, Kind, Result, shown};
+use crate::rootfs::el;
+use crate::spec::{self, Base};
+use crate::work::WorkFolder;
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Image spec of base el
+    #[arg(long)]
+    spec: PathBuf,
+    /// Folder to make; it must not exist
+    #[arg(long)]
+    out: PathBuf,
+    /// Print the packages as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let spec = spec::load(&arguments.spec)?;
+    if spec.rootfs.base != Base::El {
+        let text = format!("{} is of base debian", shown(&arguments.spec));
+        return Err(Error::new(Kind::Usage, text).hint("build makes the root file system of a debian image"));
+    }
+    if arguments.out.symlink_metadata().is_ok() {
+        let text = format!("{} exists", shown(&arguments.out));
+        return Err(Error::new(Kind::Refused, text).hint("remove it, or name another folder with --out"));
+    }
+    command::require_root("installing packages")?;
+    command::require(el::PROGRAMS)?;
+    let overlay = arguments
+        .spec
+        .parent()
+        .unwrap_or(Path::new("."))
+        .join(&spec.rootfs.overlay)
+        .canonicalize()
+        .map_err(|error| Error::io("find rootfs.overlay of", &arguments.spec, error))?;
+    let parent = match arguments.out.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    // Beside the target, so that a rename brings it there.
+    let work = WorkFolder::create(parent)?;
+    let root = work.path().join("root");
+    let parts = el::Parts {
+        spec: &spec,
+        overlay: &overlay,
+        files: &[],
+        scratch: work.path(),
+    };
+    let packages = el::build(&parts, &root, &|text| eprintln!("{text}"))?;
+    fs::rename(&root, &arguments.out)
+        .map_err(|error| Error::io("publish the root file system as", &arguments.out, error))?;
+    if arguments.json {
+        #[derive(serde::Serialize)]
+        struct Made {
+            packages: Vec<crate::rootfs::Package>,
+        }
+        return say_json(&Made { packages });
+    }
+    say(&format!("{}: {} packages", shown(&arguments.out), packages.len()))
+}

@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The installation medium: one ISO that starts as CD and as disk under BIOS, and as CD under UEFI with Secure Boot.
+//!
+//! Everything that runs before the kernel comes from the distribution's signed packages in the root file system itself:
+//! shim, GRUB, and GRUB's modules for BIOS. The signed GRUB looks for `/.disk/info` to find its medium and then for
+//! `/boot/grub/grub.cfg`.
+//!
+//! | path on the medium | what |
+//! |---|---|
+//! | `/boot/vmlinuz`, `/boot/initrd.img` | kernel and initramfs |
+//! | `/boot/grub/` | menu, modules for BIOS, El Torito image |
+//! | `/mt/payload.squashfs` | the root file system, run live and unpacked by the installer |
+//! | `/mt/payload.sha256` | its digest, also in the menu: what identifies the medium |
+//! | `/mt/SHA256SUMS` | digests of everything else, for the media check |
+//! | `/mt/inst.ks` | answers, put in by `iso embed-ks` |
+
+use std::fs;
+use std::path::Path;
+
+use crate::command::Program;
+use crate::error::{Error, Kind, Result, shown};
+use crate::manifest::{Algorithm, Digester};
+use crate::publish::{Existing, refuse_existing};
+
+/// Programs of the build host that are needed.
+pub const PROGRAMS: &[&str] = &["setpriv", "xorriso", "mkfs.vfat", "mmd", "mcopy"];
+/// Volume label of the medium.
+pub const LABEL: &str = "MASTER_TARGET";
+const ESP_KIB: u64 = 10_240;
+const ESP_TYPE: &str = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B";
+
+/// What a medium is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct IsoParts<'a> {
+    /// Folder with `vmlinuz`, `initrd.img`, `payload.squashfs`, and `boot/` with shim, GRUB and its modules.
+    pub stage: &'a Path,
+    /// Scratch folder.
+    pub scratch: &'a Path,
+    /// Version shown in the menu.
+    pub version: &'a str,
+    /// Time of all files, in seconds since 1970.
+    pub source_date: u64,
+}
+
+/// Digest of a file in hex.
+///
+/// # Errors
+/// It cannot be read.
+pub fn sha256_of(path: &Path) -> Result<String> {
+    let mut file = fs::File::open(path).map_err(|error| Error::io("open", path, error))?;
+    let mut digester = Digester::default();
+    let mut buffer = vec![0u8; 1 << 20];
+    loop {
+        match std::io::Read::read(&mut file, &mut buffer).map_err(|error| Error::io("read", path, error))? {
+            0 => return Ok(digester.finish().by(Algorithm::Sha256).to_owned()),
+            count => digester.update(&buffer[..count]),
+        }
+    }
+}
+
+/// Makes the medium `target`, which must not exist.
+///
+/// # Errors
+/// A program failed, or there is no space.
+pub fn build(parts: &IsoParts<'_>, target: &Path) -> Result<()> {
+    let tree = parts.scratch.join("iso");
+    let grub = tree.join("boot/grub");
+    for folder in [tree.join(".disk"), tree.join("mt"), grub.clone()] {
+        fs::create_dir_all(&folder).map_err(|error| Error::io("create", &folder, error))?;
+    }
+    let boot = parts.stage.join("boot");
+    let copies = [
+        (parts.stage.join("vmlinuz"), tree.join("boot/vmlinuz")),
+        (parts.stage.join("initrd.img"), tree.join("boot/initrd.img")),
+        (
+            parts.stage.join("payload.squashfs"),
+            tree.join("mt/payload.squashfs"),
+        ),
+        (boot.join("eltorito.img"), grub.join("eltorito.img")),
+    ];
+    for (from, to) in &copies {
+        // Linked where that is possible: the payload is large.
+        if fs::hard_link(from, to).is_err() {
+            fs::copy(from, to).map_err(|error| Error::io("copy", from, error))?;
+        }
+    }
+    // xorriso writes into this file (boot information), so it must not be the stage's own.
+    fs::remove_file(grub.join("eltorito.img")).map_err(|error| Error::io("replace", &grub, error))?;
+    fs::copy(boot.join("eltorito.img"), grub.join("eltorito.img"))
+        .map_err(|error| Error::io("copy", &boot, error))?;
+    copy_folder(&boot.join("i386-pc"), &grub.join("i386-pc"))?;
+    let payload = sha256_of(&tree.join("mt/payload.squashfs"))?;
+    let write = |name: &str, text: &str| {
+        let path = tree.join(name);
+        fs::write(&path, text).map_err(|error| Error::io("write", &path, error))
+    };
+    write("mt/payload.sha256", &format!("{payload}\n"))?;
+    write(".disk/info", &format!("Master target {}\n", parts.version))?;
+    write("boot/grub/grub.cfg", &menu(parts.version, &payload))?;
+    let mut sums = String::new();
+    for name in [
+        "boot/vmlinuz",
+        "boot/initrd.img",
+        "boot/grub/grub.cfg",
+        "mt/payload.squashfs",
+        "mt/payload.sha256",
+    ] {
+        sums += &format!("{}  {name}\n", sha256_of(&tree.join(name))?);
+    }
+    write("mt/SHA256SUMS", &sums)?;
+    let esp = parts.scratch.join("esp.img");
+    make_esp(&boot, &esp, parts.scratch, parts.source_date)?;
+    let date = iso_date(parts.source_date);
+    Program::new("xorriso")
+        .args(["-as", "mkisofs", "-quiet", "-r", "-V", LABEL, "-o"])
+        .arg(target)
+        .args([
+            &format!("--modification-date={date}"),
+            "--set_all_file_dates",
+            &date,
+        ])
+        .args([
+            "-b",
+            "boot/grub/eltorito.img",
+            "-no-emul-boot",
+            "-boot-load-size",
+            "4",
+            "-boot-info-table",
+        ])
+        .arg("--grub2-boot-info")
+        .arg("--grub2-mbr")
+        .arg(boot.join("boot_hybrid.img"))
+        .args(["-partition_offset", "16", "-append_partition", "2", ESP_TYPE])
+        .arg(&esp)
+        .args([
+            "-appended_part_as_gpt",
+            "-eltorito-alt-boot",
+            "-e",
+            "--interval:appended_partition_2:all::",
+            "-no-emul-boot",
+        ])
+        .arg(&tree)
+        .env("SOURCE_DATE_EPOCH", parts.source_date.to_string())
+        .tied()
+        .run()?;
+    Ok(())
+}
+
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).map_err(|error| Error::io("create", to, error))?;
+    for entry in fs::read_dir(from).map_err(|error| Error::io("list", from, error))? {
+        let entry = entry.map_err(|error| Error::io("list", from, error))?;
+        fs::copy(entry.path(), to.join(entry.file_name()))
+            .map_err(|error| Error::io("copy", &entry.path(), error))?;
+    }
+    Ok(())
+}
+
+/// The EFI system partition: shim under the name that firmware starts, GRUB and the key manager beside it.
+fn make_esp(boot: &Path, esp: &Path, scratch: &Path, source_date: u64) -> Result<()> {
+    let date = source_date.to_string();
+    Program::new("mkfs.vfat")
+        .args(["-C", "-i", "4d544553", "--invariant", "-n", "MTESP"])
+        .arg(esp)
+        .arg(ESP_KIB.to_string())
+        .env("SOURCE_DATE_EPOCH", &date)
+        .run()?;
+    Program::new("mmd")
+        .arg("-i")
+        .arg(esp)
+        .args(["::/EFI", "::/EFI/BOOT"])
+        .env("SOURCE_DATE_EPOCH", &date)
+        .run()?;
+    for (from, to) in [
+        ("shimx64.efi.signed", "BOOTX64.EFI"),
+        ("gcdx64.efi.signed", "grubx64.efi"),
+        ("mmx64.efi.signed", "mmx64.efi"),
+    ] {
+        // A copy with the build's own time, which mcopy -m then takes over.
+        let dated = scratch.join(to);
+        fs::copy(boot.join(from), &dated).map_err(|error| Error::io("copy", &boot.join(from), error))?;
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(source_date);
+        let file = fs::File::options()
+            .write(true)
+            .open(&dated)
+            .map_err(|error| Error::io("open", &dated, error))?;
+        file.set_modified(time)
+            .map_err(|error| Error::io("set the time of", &dated, error))?;
+        Program::new("mcopy")
+            .args(["-m", "-i"])
+            .arg(esp)
+            .arg(&dated)
+            .arg(format!("::/EFI/BOOT/{to}"))
+            .env("SOURCE_DATE_EPOCH", &date)
+            .run()?;
+    }
+    Ok(())
+}
+
+/// The boot menu. Answers on the medium make the unattended entry the default.
+fn menu(version: &str, payload: &str) -> String {
+    let common = format!(
+        "boot=mtlive mt.label={LABEL} mt.payload={payload} systemd.gpt_auto=0 systemd.mask=kdump-tools.service quiet loglevel=3 console=tty0 console=ttyS0,115200"
+    );
+    // The first letter starts an entry too: some consoles pass no arrow keys.
+    let entry = |title: &str, id: &str, arguments: &str| {
+        let key = &id[..1];
+        format!(
+            "menuentry \"{title}\" --id {id} --hotkey={key} {{\n    linux /boot/vmlinuz {common} {arguments}\n    initrd /boot/initrd.img\n}}\n"
+        )
+    };
+    [
+        "# The serial console beside the screen; without a serial port the second half does nothing.\n",
+        "if serial --unit=0 --speed=115200; then\n    terminal_input console serial\n    terminal_output console serial\nfi\n",
+        "set timeout=10\nset default=install\nif [ -f /mt/inst.ks ]; then\n    set default=unattended\nfi\n",
+        &entry(&format!("Install the master target {version}"), "install", "systemd.unit=mt-live.target mt.mode=install"),
+        &entry("Install unattended (inst.ks=, the medium, or a volume labelled OEMDRV)", "unattended", "systemd.unit=mt-live.target mt.mode=unattended"),
+        &entry("Rescue shell", "rescue", "mt.mode=rescue systemd.unit=rescue.target systemd.setenv=SYSTEMD_SULOGIN_FORCE=1"),
+        &entry("Check this medium", "check", "mt.mode=check"),
+    ]
+    .concat()
+}
+
+/// Seconds since 1970 as `YYYYMMDDhhmmsscc`, which is what ISO 9660 has.
+pub(crate) fn iso_date(seconds: u64) -> String {
+    // Days to date by the usual calculation with years that begin in March (proleptic Gregorian calendar).
+    let (days, rest) = (seconds / 86_400 + 719_468, seconds % 86_400);
+    let era = days / 146_097;
+    let day_of_era = days % 146_097;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!(
+        "{year:04}{month:02}{day:02}{:02}{:02}{:02}00",
+        rest / 3_600,
+        rest / 60 % 60,
+        rest % 60
+    )
+}
+
+/// Makes an unattended medium of `iso` by putting answers on it; nothing is rebuilt, the boot entries stay.
+///
+/// # Errors
+/// The medium is none of ours, the answers cannot be read, `target` exists, or xorriso failed.
+pub fn embed_kickstart(iso: &Path, answers: &Path, target: &Path, existing: Existing) -> Result<()> {
+    crate::command::require(&["xorriso"])?;
+    refuse_existing(target, existing)?;
+    let text = fs::read(answers).map_err(|error| Error::io("read the answers", answers, error))?;
+    if text.is_empty() || text.len() > 1 << 20 || text.contains(&0) {
+        let found = format!("{} is no kickstart file: {} bytes", shown(answers), text.len());
+        return Err(Error::new(Kind::Config, found).hint("give a text file of at most 1 MiB"));
+    }
+    let folder = target
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let scratch = crate::work::WorkFolder::create(folder)?;
+    let found = Program::new("xorriso")
+        .args(["-indev"])
+        .arg(iso)
+        .args(["-find", "/mt/payload.sha256"])
+        .run()?;
+    if !String::from_utf8_lossy(&found).contains("/mt/payload.sha256") {
+        let text = format!("{} is no installation medium of the master target", shown(iso));
+        return Err(Error::new(Kind::Refused, text).hint("name the ISO that mt-image build made"));
+    }
+    let (copy, made) = (scratch.path().join("inst.ks"), scratch.path().join("made.iso"));
+    fs::write(&copy, &text).map_err(|error| Error::io("write", &copy, error))?;
+    Program::new("xorriso")
+        .args(["-indev"])
+        .arg(iso)
+        .arg("-outdev")
+        .arg(&made)
+        .arg("-map")
+        .arg(&copy)
+        .args([
+            "/mt/inst.ks",
+            "-chmod",
+            "0644",
+            "/mt/inst.ks",
+            "--",
+            "-boot_image",
+            "any",
+            "replay",
+        ])
+        .tied()
+        .run()?;
+    publish(&made, target, existing)
+}
+
+/// Gives a finished file its final name.
+///
+/// # Errors
+/// Syncing or renaming failed, or the name was taken meanwhile.
+pub fn publish(made: &Path, target: &Path, existing: Existing) -> Result<()> {
+    let file = fs::File::open(made).map_err(|error| Error::io("open", made, error))?;
+    file.sync_all()
+        .map_err(|error| Error::io("write out", made, error))?;
+    let done = match existing {
+        // A link fails where a rename would replace.
+        Existing::Keep => fs::hard_link(made, target),
+        Existing::Replace => fs::rename(made, target),
+    };
+    done.map_err(|error| Error::io("name the new file", target, error))?;
+    let folder = target
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let folder_file = fs::File::open(folder).map_err(|error| Error::io("open", folder, error))?;
+    folder_file
+        .sync_all()
+        .map_err(|error| Error::io("write out", folder, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_of_iso_9660() {
+        assert_eq!(iso_date(0), "1970010100000000");
+        assert_eq!(iso_date(951_782_400), "2000022900000000");
+        assert_eq!(iso_date(1_767_225_600), "2026010100000000");
+        assert_eq!(iso_date(1_767_225_599), "2025123123595900");
+    }
+
+    #[test]
+    fn every_entry_of_the_menu_names_the_payload() {
+        let text = menu("1.2", &"ab".repeat(32));
+        assert_eq!(text.matches("menuentry ").count(), 4);
+        assert_eq!(
+            text.matches(&format!("mt.payload={}", "ab".repeat(32))).count(),
+            4
+        );
+        assert_eq!(text.matches("console=ttyS0,115200").count(), 4);
+    }
+}

@@ -1,0 +1,386 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Judges an OVA in one pass from front to end, without unpacking it and in bounded memory.
+
+use std::io::{self, Read};
+
+use tar::{Archive, EntryType};
+
+use crate::error::Fault;
+use crate::manifest::{self, Digester, Digests, Entry, MANIFEST_SIZE_MAX};
+use crate::ovf::read::{OVF_SIZE_MAX, Ovf, parse as parse_ovf};
+use crate::vmdk::reader::{self as vmdk, Discard, ReadError};
+
+/// Members examined; more is no appliance.
+const MEMBERS_MAX: usize = 1_000;
+
+/// A member of the tar.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Member {
+    /// Name.
+    pub name: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// For a VMDK: size of the virtual disk in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<u64>,
+    #[serde(skip)]
+    digests: Digests,
+}
+
+/// What an OVA turned out to be.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub struct OvaReport {
+    /// Members in their order.
+    pub members: Vec<Member>,
+    /// The descriptor.
+    pub ovf: Option<Ovf>,
+    /// Whether all digests of the manifest were there and right.
+    pub manifest_verified: bool,
+    /// Whether there is a signature and it fits.
+    pub signature_verified: bool,
+    /// `disk.EnableUUID` as the descriptor sets it; an appliance without it sees no SCSI IDs.
+    pub enable_uuid: Option<String>,
+    /// What is wrong. Empty: the file is good.
+    pub faults: Vec<Fault>,
+}
+
+#[derive(Default)]
+struct Collected {
+    report: OvaReport,
+    ovf: Option<(String, Vec<u8>)>,
+    manifest: Option<(String, Vec<u8>)>,
+    certificate: Option<(String, Vec<u8>)>,
+}
+
+/// Reads an OVA to its end and judges it.
+///
+/// # Errors
+/// Only for failing I/O. What is wrong with the file is in the report.
+pub fn read(input: impl Read) -> io::Result<OvaReport> {
+    let mut collected = Collected::default();
+    let mut archive = Archive::new(input);
+    let whole = members(&mut archive, &mut collected)?;
+    let mut report = collected.report;
+    if report.members.is_empty() && report.faults.is_empty() {
+        fault(
+            &mut report,
+            "tar",
+            "the file holds no member: it is empty or no tar".to_owned(),
+        );
+    }
+    match &collected.ovf {
+        Some((_, bytes)) => match parse_ovf(bytes) {
+            Ok((ovf, faults)) => {
+                report.faults.extend(faults);
+                compare_with_ovf(&mut report, &ovf);
+                let uuid = ovf
+                    .extra_config
+                    .iter()
+                    .find(|(key, _)| key.eq_ignore_ascii_case("disk.EnableUUID"));
+                report.enable_uuid = uuid.map(|(_, value)| value.clone());
+                report.ovf = Some(ovf);
+            }
+            Err(found) => report.faults.push(found),
+        },
+        None if whole => fault(&mut report, "ovf-missing", "there is no .ovf member".to_owned()),
+        None => {}
+    }
+    judge_manifest(
+        &mut report,
+        collected.manifest.as_ref(),
+        collected.certificate.as_ref(),
+    );
+    if let (Some((ovf, _)), Some((manifest, _))) = (&collected.ovf, &collected.manifest)
+        && ovf.strip_suffix(".ovf") != manifest.strip_suffix(".mf")
+    {
+        fault(
+            &mut report,
+            "manifest-name",
+            format!("the manifest {manifest} does not bear the name of {ovf}"),
+        );
+    }
+    Ok(report)
+}
+
+fn fault(report: &mut OvaReport, code: &'static str, text: String) {
+    report.faults.push(Fault {
+        code,
+        offset: None,
+        text,
+    });
+}
+
+/// Walks over the tar; returns whether its end was reached.
+fn members<R: Read>(archive: &mut Archive<R>, collected: &mut Collected) -> io::Result<bool> {
+    for entry in archive.entries()?.raw(true) {
+        let mut entry = match entry {
+            Ok(entry) => entry,
+            Err(error) if is_damage(&error) => {
+                fault(
+                    &mut collected.report,
+                    "tar",
+                    format!("the tar is damaged or cut short: {error}"),
+                );
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        let offset = entry.raw_header_position();
+        let mut found = |code: &'static str, text: String| {
+            collected.report.faults.push(Fault {
+                code,
+                offset: Some(offset),
+                text,
+            });
+        };
+        let kind = entry.header().entry_type();
+        if matches!(kind, EntryType::XHeader | EntryType::XGlobalHeader) {
+            found(
+                "tar-pax",
+                "a PAX header: vSphere does not read PAX, and its importers stumble over the extra member"
+                    .to_owned(),
+            );
+            continue;
+        }
+        if !matches!(kind, EntryType::Regular | EntryType::Continuous) {
+            found(
+                "tar-type",
+                format!("a member of type {kind:?}; an OVA holds plain files only"),
+            );
+            continue;
+        }
+        let Ok(name) = std::str::from_utf8(&entry.path_bytes()).map(str::to_owned) else {
+            found("tar-name", "a member's name is not UTF-8".to_owned());
+            continue;
+        };
+        if name.contains(['/', '\\'])
+            || name.starts_with('.')
+            || name.chars().any(char::is_control)
+            || name.is_empty()
+        {
+            found(
+                "tar-name",
+                format!("the member {name:?} is not a plain file name"),
+            );
+        }
+        if collected.report.members.iter().any(|member| member.name == name) {
+            found("tar-name", format!("{name} is in the tar twice"));
+        }
+        if collected.report.members.is_empty() && !name.ends_with(".ovf") {
+            found(
+                "tar-order",
+                format!(
+                    "the first member is {name}: \"Did not find an .ovf file at the beginning of the OVA package\""
+                ),
+            );
+        }
+        if collected.report.members.len() >= MEMBERS_MAX {
+            found(
+                "tar",
+                format!("more than {MEMBERS_MAX} members, the rest was not examined"),
+            );
+            return Ok(false);
+        }
+        let size = entry.header().entry_size().unwrap_or(0);
+        if let Err(error) = member(&mut entry, &name, size, collected) {
+            if is_damage(&error) {
+                fault(
+                    &mut collected.report,
+                    "tar",
+                    format!("the tar ends within {name}: {error}"),
+                );
+                return Ok(false);
+            }
+            return Err(error);
+        }
+    }
+    Ok(true)
+}
+
+/// The tar crate reports damage as I/O errors of these kinds; real ones come with a number of the system.
+fn is_damage(error: &io::Error) -> bool {
+    error.raw_os_error().is_none()
+}
+
+fn member(entry: &mut impl Read, name: &str, size: u64, collected: &mut Collected) -> io::Result<()> {
+    let mut hashing = Hashing {
+        inner: entry,
+        digester: Digester::default(),
+        count: 0,
+    };
+    let mut capacity = None;
+    let extension = name.rsplit_once('.').map(|(_, extension)| extension);
+    match extension {
+        Some("vmdk") => {
+            let disk = vmdk::read(&mut hashing, &mut Discard).map_err(|error| match error {
+                ReadError::Read { source, .. } | ReadError::Take { source, .. } => source,
+            })?;
+            capacity = Some(disk.capacity);
+            for mut found in disk.faults {
+                found.text = format!("{name}: {}", found.text);
+                collected.report.faults.push(found);
+            }
+        }
+        Some("ovf" | "mf" | "cert") => {
+            let limit = if extension == Some("ovf") {
+                OVF_SIZE_MAX
+            } else {
+                MANIFEST_SIZE_MAX
+            };
+            let mut bytes = Vec::new();
+            (&mut hashing).take(limit).read_to_end(&mut bytes)?;
+            if size > limit {
+                fault(
+                    &mut collected.report,
+                    "size",
+                    format!("{name} has {size} bytes, expected at most {limit}"),
+                );
+            }
+            let place = match extension {
+                Some("ovf") => &mut collected.ovf,
+                Some("mf") => &mut collected.manifest,
+                _ => &mut collected.certificate,
+            };
+            if place.is_some() {
+                let text = format!("{name} is a second .{} member", extension.unwrap_or_default());
+                fault(&mut collected.report, "tar-name", text);
+            } else {
+                *place = Some((name.to_owned(), bytes));
+            }
+        }
+        _ => {}
+    }
+    io::copy(&mut hashing, &mut io::sink())?;
+    if hashing.count != size {
+        return Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            format!("{} of {size} bytes are there", hashing.count),
+        ));
+    }
+    let digests = hashing.digester.finish();
+    collected.report.members.push(Member {
+        name: name.to_owned(),
+        size,
+        capacity,
+        digests,
+    });
+    Ok(())
+}
+
+/// Digests what is read through it.
+struct Hashing<'a, R> {
+    inner: &'a mut R,
+    digester: Digester,
+    count: u64,
+}
+
+impl<R: Read> Read for Hashing<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.digester.update(&buffer[..count]);
+        self.count += count as u64;
+        Ok(count)
+    }
+}
+
+fn compare_with_ovf(report: &mut OvaReport, ovf: &Ovf) {
+    for file in &ovf.files {
+        let Some(member) = report.members.iter().find(|member| member.name == file.href) else {
+            fault(
+                report,
+                "file-missing",
+                format!("the descriptor names {:?}, which is not in the OVA", file.href),
+            );
+            continue;
+        };
+        if file.transformed {
+            continue;
+        }
+        let (member_size, capacity) = (member.size, member.capacity);
+        if let Some(size) = file.size
+            && size != member_size
+        {
+            let text = format!(
+                "the descriptor gives {} {size} bytes, it has {member_size}: \"Wrong file size\"",
+                file.href
+            );
+            fault(report, "file-size", text);
+        }
+        for disk in ovf
+            .disks
+            .iter()
+            .filter(|disk| disk.file.as_ref() == Some(&file.id))
+        {
+            if let (Some(declared), Some(real)) = (disk.capacity, capacity)
+                && declared < real
+            {
+                let text = format!(
+                    "disk {} is declared with {declared} bytes, the VMDK has {real}: the import ends at 95 % with HTTP 500",
+                    disk.id
+                );
+                fault(report, "disk-capacity", text);
+            }
+        }
+    }
+}
+
+fn judge_manifest(
+    report: &mut OvaReport,
+    manifest: Option<&(String, Vec<u8>)>,
+    certificate: Option<&(String, Vec<u8>)>,
+) {
+    let Some((manifest_name, bytes)) = manifest else {
+        if let Some((name, _)) = certificate {
+            fault(
+                report,
+                "signature",
+                format!("{name} signs a manifest that is not there"),
+            );
+        }
+        return;
+    };
+    let (entries, form) = manifest::parse(bytes);
+    let before = report.faults.len();
+    report.faults.extend(form);
+    compare_digests(
+        report,
+        &entries,
+        &[Some(manifest_name), certificate.map(|(name, _)| name)],
+    );
+    report.manifest_verified = report.faults.len() == before;
+    if let Some((name, certificate)) = certificate {
+        match manifest::verify_signature(certificate, manifest_name, bytes) {
+            Ok(()) => report.signature_verified = true,
+            Err(text) => fault(report, "signature", format!("{name}: {text}")),
+        }
+    }
+}
+
+fn compare_digests(report: &mut OvaReport, entries: &[Entry], exempt: &[Option<&String>]) {
+    let mut faults = Vec::new();
+    for entry in entries {
+        match report.members.iter().find(|member| member.name == entry.name) {
+            None => faults.push(format!(
+                "the manifest lists {:?}, which is not in the OVA",
+                entry.name
+            )),
+            Some(member) if member.digests.by(entry.algorithm) != entry.digest => faults.push(format!(
+                "the {} of {} is {}, the manifest says {}",
+                entry.algorithm.word(),
+                entry.name,
+                member.digests.by(entry.algorithm),
+                entry.digest
+            )),
+            Some(_) => {}
+        }
+    }
+    for member in &report.members {
+        let listed = entries.iter().any(|entry| entry.name == member.name);
+        if !listed && !exempt.contains(&Some(&member.name)) {
+            faults.push(format!("{} is not in the manifest", member.name));
+        }
+    }
+    faults
+        .into_iter()
+        .for_each(|text| fault(report, "manifest", text));
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The setting is found in every form, set without touching anything else, and refused where that is not safe.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const BASE: &str =
+    "#!/usr/bin/vmware\n.encoding = \"UTF-8\"\nconfig.version = \"8\"\nvirtualHW.version = \"13\"\n";
+
+fn file(text: &str) -> VmxFile {
+    VmxFile::parse(text.as_bytes().to_vec()).unwrap()
+}
+
+#[test]
+fn every_way_to_write_the_setting_is_understood() {
+    for (line, state) in [
+        ("disk.EnableUUID = \"TRUE\"", EnableUuid::On),
+        ("disk.enableuuid=true", EnableUuid::On),
+        ("  DISK.ENABLEUUID   =   \"True\"  ", EnableUuid::On),
+        ("disk.EnableUUID = \"FALSE\"", EnableUuid::Off("FALSE".into())),
+        ("disk.EnableUUID = \"\"", EnableUuid::Off(String::new())),
+        ("# disk.EnableUUID = \"TRUE\"", EnableUuid::Missing),
+        ("disk.EnableUUIDs = \"TRUE\"", EnableUuid::Missing),
+        (
+            "disk.EnableUUID = \"TRUE\"\ndisk.enableUUID = \"FALSE\"",
+            EnableUuid::Repeated,
+        ),
+    ] {
+        assert_eq!(file(&format!("{BASE}{line}\n")).enable_uuid(), state, "{line}");
+        assert_eq!(
+            file(&format!("{BASE}{line}\n")).with_enable_uuid().enable_uuid(),
+            EnableUuid::On,
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn everything_else_stays_byte_for_byte() {
+    let before =
+        b"\xef\xbb\xbfconfig.version = \"8\"\r\nvirtualHW.version = \"13\"\r\nname = \"\xfc\xff\"\r\n"
+            .to_vec();
+    let after = b"\xff weird line\r\nlast = \"x\"".to_vec();
+    let mut bytes = [
+        before.clone(),
+        b"disk.enableUUID = \"false\"\r\n".to_vec(),
+        after.clone(),
+    ]
+    .concat();
+    let expected = [
+        before.clone(),
+        b"disk.EnableUUID = \"TRUE\"\r\n".to_vec(),
+        after.clone(),
+    ]
+    .concat();
+    bytes.drain(..3);
+    let changed = VmxFile::parse(bytes).unwrap().with_enable_uuid();
+    assert_eq!(changed.as_bytes(), &expected[3..]);
+    let appended = VmxFile::parse([before[3..].to_vec(), after.clone()].concat())
+        .unwrap()
+        .with_enable_uuid();
+    assert_eq!(
+        appended.as_bytes(),
+        [&before[3..], &after, b"\r\ndisk.EnableUUID = \"TRUE\"\r\n"].concat()
+    );
+}
+
+#[test]
+fn other_files_are_refused() {
+    for text in ["", "hello", "KDMV\0", "config.version = \"8\"\n"] {
+        assert!(VmxFile::parse(text.as_bytes().to_vec()).is_err(), "{text:?}");
+    }
+}
+
+#[test]
+fn the_change_is_refused_while_the_machine_runs() {
+    for lock in ["vm.vmx.lck", ".vm.vmx.lck", "vm.vmem.lck"] {
+        let folder = tempfile::tempdir().unwrap();
+        let vmx = folder.path().join("vm.vmx");
+        std::fs::write(&vmx, BASE).unwrap();
+        std::fs::create_dir(folder.path().join(lock)).unwrap();
+        assert_eq!(enable_uuid(&vmx).unwrap_err().kind, Kind::Refused);
+        assert_eq!(std::fs::read_to_string(&vmx).unwrap(), BASE);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+}
+
+#[test]
+fn the_change_keeps_the_mode_and_happens_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (vmx, link) = (folder.path().join("my vm.vmx"), folder.path().join("link.vmx"));
+    std::fs::write(&vmx, BASE).unwrap();
+    std::fs::set_permissions(&vmx, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::os::unix::fs::symlink(&vmx, &link).unwrap();
+    assert!(enable_uuid(&link).unwrap());
+    assert!(!enable_uuid(&vmx).unwrap());
+    assert_eq!(
+        std::fs::read_to_string(&vmx).unwrap(),
+        format!("{BASE}disk.EnableUUID = \"TRUE\"\n")
+    );
+    assert_eq!(vmx.metadata().unwrap().mode() & 0o7777, 0o755);
+    assert!(link.symlink_metadata().unwrap().is_symlink());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+}
+
+proptest! {
+    #[test]
+    fn lines_without_the_key_are_never_changed(lines in prop::collection::vec("[ -~]{0,40}", 0..20)) {
+        let others: Vec<String> =
+            lines.into_iter().filter(|line| !line.to_ascii_lowercase().contains("disk.enableuuid")).collect();
+        let text = format!("{BASE}{}\n", others.join("\n"));
+        let changed = file(&text).with_enable_uuid();
+        let expected = format!("{text}disk.EnableUUID = \"TRUE\"\n");
+        prop_assert_eq!(changed.as_bytes(), expected.as_bytes());
+        prop_assert_eq!(changed.enable_uuid(), EnableUuid::On);
+        prop_assert_eq!(changed.with_enable_uuid(), changed);
+    }
+}
