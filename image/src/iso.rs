@@ -15,7 +15,8 @@
 //! | `/mt/inst.ks` | answers, put in by `iso embed-ks` |
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
 use crate::command::Program;
 use crate::error::{Error, Kind, Result, shown};
@@ -26,6 +27,12 @@ use crate::publish::{Existing, refuse_existing};
 pub const PROGRAMS: &[&str] = &["setpriv", "xorriso", "mkfs.vfat", "mmd", "mcopy"];
 /// Volume label of the medium.
 pub const LABEL: &str = "MASTER_TARGET";
+// Names within the scratch folder, in which the programs run: some take part of a path for something else, such as
+// mtools what follows "@@", and the scratch folder's own path is the operator's choice.
+const TREE: &str = "tree";
+const ESP: &str = "esp.img";
+const HYBRID: &str = "hybrid.img";
+const MADE: &str = "made.iso";
 const ESP_KIB: u64 = 10_240;
 const ESP_TYPE: &str = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B";
 
@@ -58,12 +65,12 @@ pub fn sha256_of(path: &Path) -> Result<String> {
     }
 }
 
-/// Makes the medium `target`, which must not exist.
+/// Makes the medium in the scratch folder and answers with its path.
 ///
 /// # Errors
 /// A program failed, or there is no space.
-pub fn build(parts: &IsoParts<'_>, target: &Path) -> Result<()> {
-    let tree = parts.scratch.join("iso");
+pub fn build(parts: &IsoParts<'_>) -> Result<PathBuf> {
+    let tree = parts.scratch.join(TREE);
     let grub = tree.join("boot/grub");
     for folder in [tree.join(".disk"), tree.join("mt"), grub.clone()] {
         fs::create_dir_all(&folder).map_err(|error| Error::io("create", &folder, error))?;
@@ -97,23 +104,21 @@ pub fn build(parts: &IsoParts<'_>, target: &Path) -> Result<()> {
     write("mt/payload.sha256", &format!("{payload}\n"))?;
     write(".disk/info", &format!("Master target {}\n", parts.version))?;
     write("boot/grub/grub.cfg", &menu(parts.version, &payload))?;
+    // Everything but what is changed later: the loader by xorriso, which writes its own place into it.
+    let mut names = Vec::new();
+    list(&tree, "", &mut names)?;
     let mut sums = String::new();
-    for name in [
-        "boot/vmlinuz",
-        "boot/initrd.img",
-        "boot/grub/grub.cfg",
-        "mt/payload.squashfs",
-        "mt/payload.sha256",
-    ] {
+    for name in names.iter().filter(|name| *name != "boot/grub/eltorito.img") {
         sums += &format!("{}  {name}\n", sha256_of(&tree.join(name))?);
     }
     write("mt/SHA256SUMS", &sums)?;
-    let esp = parts.scratch.join("esp.img");
-    make_esp(&boot, &esp, parts.scratch, parts.source_date)?;
+    make_esp(&boot, parts.scratch, parts.source_date)?;
+    let hybrid = parts.scratch.join(HYBRID);
+    fs::copy(boot.join("boot_hybrid.img"), &hybrid).map_err(|error| Error::io("copy", &boot, error))?;
     let date = iso_date(parts.source_date);
     Program::new("xorriso")
-        .args(["-as", "mkisofs", "-quiet", "-r", "-V", LABEL, "-o"])
-        .arg(target)
+        .folder(parts.scratch)
+        .args(["-as", "mkisofs", "-quiet", "-r", "-V", LABEL, "-o", MADE])
         .args([
             &format!("--modification-date={date}"),
             "--set_all_file_dates",
@@ -127,11 +132,8 @@ pub fn build(parts: &IsoParts<'_>, target: &Path) -> Result<()> {
             "4",
             "-boot-info-table",
         ])
-        .arg("--grub2-boot-info")
-        .arg("--grub2-mbr")
-        .arg(boot.join("boot_hybrid.img"))
-        .args(["-partition_offset", "16", "-append_partition", "2", ESP_TYPE])
-        .arg(&esp)
+        .args(["--grub2-boot-info", "--grub2-mbr", HYBRID])
+        .args(["-partition_offset", "16", "-append_partition", "2", ESP_TYPE, ESP])
         .args([
             "-appended_part_as_gpt",
             "-eltorito-alt-boot",
@@ -139,10 +141,37 @@ pub fn build(parts: &IsoParts<'_>, target: &Path) -> Result<()> {
             "--interval:appended_partition_2:all::",
             "-no-emul-boot",
         ])
-        .arg(&tree)
+        .arg(TREE)
         .env("SOURCE_DATE_EPOCH", parts.source_date.to_string())
         .tied()
         .run()?;
+    Ok(parts.scratch.join(MADE))
+}
+
+/// Names of all files below a folder, sorted.
+fn list(tree: &Path, inner: &str, names: &mut Vec<String>) -> Result<()> {
+    let folder = tree.join(inner);
+    let mut found = Vec::new();
+    for entry in fs::read_dir(&folder).map_err(|error| Error::io("list", &folder, error))? {
+        let entry = entry.map_err(|error| Error::io("list", &folder, error))?;
+        found.push((
+            entry.file_name().to_string_lossy().into_owned(),
+            entry.path().is_dir(),
+        ));
+    }
+    found.sort();
+    for (name, is_folder) in found {
+        let path = if inner.is_empty() {
+            name
+        } else {
+            format!("{inner}/{name}")
+        };
+        if is_folder {
+            list(tree, &path, names)?;
+        } else {
+            names.push(path);
+        }
+    }
     Ok(())
 }
 
@@ -157,18 +186,17 @@ fn copy_folder(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// The EFI system partition: shim under the name that firmware starts, GRUB and the key manager beside it.
-fn make_esp(boot: &Path, esp: &Path, scratch: &Path, source_date: u64) -> Result<()> {
+fn make_esp(boot: &Path, scratch: &Path, source_date: u64) -> Result<()> {
     let date = source_date.to_string();
     Program::new("mkfs.vfat")
-        .args(["-C", "-i", "4d544553", "--invariant", "-n", "MTESP"])
-        .arg(esp)
+        .folder(scratch)
+        .args(["-C", "-i", "4d544553", "--invariant", "-n", "MTESP", ESP])
         .arg(ESP_KIB.to_string())
         .env("SOURCE_DATE_EPOCH", &date)
         .run()?;
     Program::new("mmd")
-        .arg("-i")
-        .arg(esp)
-        .args(["::/EFI", "::/EFI/BOOT"])
+        .folder(scratch)
+        .args(["-i", ESP, "::/EFI", "::/EFI/BOOT"])
         .env("SOURCE_DATE_EPOCH", &date)
         .run()?;
     for (from, to) in [
@@ -187,9 +215,8 @@ fn make_esp(boot: &Path, esp: &Path, scratch: &Path, source_date: u64) -> Result
         file.set_modified(time)
             .map_err(|error| Error::io("set the time of", &dated, error))?;
         Program::new("mcopy")
-            .args(["-m", "-i"])
-            .arg(esp)
-            .arg(&dated)
+            .folder(scratch)
+            .args(["-m", "-i", ESP, to])
             .arg(format!("::/EFI/BOOT/{to}"))
             .env("SOURCE_DATE_EPOCH", &date)
             .run()?;
@@ -199,8 +226,9 @@ fn make_esp(boot: &Path, esp: &Path, scratch: &Path, source_date: u64) -> Result
 
 /// The boot menu. Answers on the medium make the unattended entry the default.
 fn menu(version: &str, payload: &str) -> String {
+    // no_timer_check: on a busy host the timer of a virtual machine may be late, which the kernel takes for broken.
     let common = format!(
-        "boot=mtlive mt.label={LABEL} mt.payload={payload} systemd.gpt_auto=0 systemd.mask=kdump-tools.service quiet loglevel=3 console=tty0 console=ttyS0,115200"
+        "boot=mtlive mt.label={LABEL} mt.payload={payload} systemd.gpt_auto=0 no_timer_check systemd.mask=kdump-tools.service quiet loglevel=3 console=tty0 console=ttyS0,115200"
     );
     // The first letter starts an entry too: some consoles pass no arrow keys.
     let entry = |title: &str, id: &str, arguments: &str| {
@@ -252,11 +280,16 @@ pub(crate) fn iso_date(seconds: u64) -> String {
 pub fn embed_kickstart(iso: &Path, answers: &Path, target: &Path, existing: Existing) -> Result<()> {
     crate::command::require(&["xorriso"])?;
     refuse_existing(target, existing)?;
+    // Absolute, since xorriso takes some relative names for addresses of drives.
+    let iso = &iso
+        .canonicalize()
+        .map_err(|error| Error::io("find", iso, error))?;
     let text = fs::read(answers).map_err(|error| Error::io("read the answers", answers, error))?;
     if text.is_empty() || text.len() > 1 << 20 || text.contains(&0) {
         let found = format!("{} is no kickstart file: {} bytes", shown(answers), text.len());
         return Err(Error::new(Kind::Config, found).hint("give a text file of at most 1 MiB"));
     }
+    let date = modification_date(iso)?;
     let folder = target
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())
@@ -280,19 +313,61 @@ pub fn embed_kickstart(iso: &Path, answers: &Path, target: &Path, existing: Exis
         .arg(&made)
         .arg("-map")
         .arg(&copy)
+        .args(["/mt/inst.ks", "-chmod", "0644", "/mt/inst.ks", "--"])
         .args([
-            "/mt/inst.ks",
-            "-chmod",
-            "0644",
-            "/mt/inst.ks",
-            "--",
-            "-boot_image",
-            "any",
-            "replay",
+            "-volume_date",
+            "all_file_dates",
+            &date,
+            "-volume_date",
+            "uuid",
+            &date,
         ])
+        // The identifiers of the partition table would otherwise be random.
+        .args(["-boot_image", "any", "replay"])
+        .args(["-boot_image", "any", "gpt_disk_guid=volume_date_uuid"])
         .tied()
         .run()?;
     publish(&made, target, existing)
+}
+
+/// Reads when a medium of ours was made from its primary volume descriptor (ECMA-119 8.4; at byte 32768: "CD001" at 1,
+/// volume identifier at 40, size in blocks of 2048 bytes at 80, modification date of 16 digits at 830).
+///
+/// The medium with answers gets the same date, so that the same answers on the same medium always give the same bytes.
+fn modification_date(iso: &Path) -> Result<String> {
+    let refuse = |found: &str| {
+        let text = format!(
+            "{} is no installation medium of the master target: {found}",
+            shown(iso)
+        );
+        Err(Error::new(Kind::Config, text).hint("name the ISO that mt-image build made"))
+    };
+    let file = fs::File::open(iso).map_err(|error| Error::io("open", iso, error))?;
+    let size = file
+        .metadata()
+        .map_err(|error| Error::io("examine", iso, error))?
+        .len();
+    let mut descriptor = [0u8; 2048];
+    if size < 17 * 2048 || file.read_exact_at(&mut descriptor, 16 * 2048).is_err() {
+        return refuse(&format!("it has {size} bytes"));
+    }
+    if &descriptor[1..6] != b"CD001" {
+        return refuse("it has no ISO 9660 file system");
+    }
+    let label = String::from_utf8_lossy(&descriptor[40..72]).trim_end().to_owned();
+    if label != LABEL {
+        return refuse(&format!("its label is {label:?}, expected is {LABEL:?}"));
+    }
+    let blocks: [u8; 4] = descriptor[80..84].try_into().expect("four bytes");
+    let expected = u64::from(u32::from_le_bytes(blocks)) * 2048;
+    if size < expected {
+        return refuse(&format!("it has {size} of {expected} bytes"));
+    }
+    let date = &descriptor[830..846];
+    if !date.iter().all(u8::is_ascii_digit) {
+        return refuse("its volume descriptor holds no modification date");
+    }
+    Ok(date.iter().copied().map(char::from).collect())
 }
 
 /// Gives a finished file its final name.

@@ -109,7 +109,6 @@ pub fn build(request: &Request, say: &dyn Fn(&str)) -> Result<Vec<PathBuf>> {
     }
     fs::create_dir_all(&request.out).map_err(|error| Error::io("create", &request.out, error))?;
     let scratch = WorkFolder::create(&request.out)?;
-    let made = scratch.path().join("made.iso");
     say("ISO: writing");
     let parts = IsoParts {
         stage: &stage.path,
@@ -117,7 +116,7 @@ pub fn build(request: &Request, say: &dyn Fn(&str)) -> Result<Vec<PathBuf>> {
         version: &spec.version,
         source_date: spec.source_date,
     };
-    iso::build(&parts, &made)?;
+    let made = iso::build(&parts)?;
     let size = made
         .metadata()
         .map_err(|error| Error::io("examine", &made, error))?

@@ -74,9 +74,8 @@ impl Inputs {
     }
 
     /// Name of everything that goes in: spec, overlay, programs, and the version of this program.
-    fn key(&self, base: &str) -> Result<String> {
+    fn key(&self) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(base.as_bytes());
         hasher.update(env!("CARGO_PKG_VERSION").as_bytes());
         let mut files = vec![self.spec_path.clone()];
         files.extend(self.agent.iter().chain(&self.installer).cloned());
@@ -115,6 +114,8 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
 /// A mirror, a package, a program or the space is missing. What was begun is removed.
 pub fn prepare(inputs: &Inputs, work: &Path, say: &dyn Fn(&str)) -> Result<Stage> {
     fs::create_dir_all(work).map_err(|error| Error::io("create", work, error))?;
+    // First, since it finds missing files before anything is fetched.
+    let own_key = inputs.key()?;
     let base = match inputs.spec.rootfs.base {
         Base::Debian => debian_base(inputs, work, say)?,
         Base::El => {
@@ -122,7 +123,7 @@ pub fn prepare(inputs: &Inputs, work: &Path, say: &dyn Fn(&str)) -> Result<Stage
             return Err(Error::new(Kind::Config, text).hint("use a spec of base debian"));
         }
     };
-    let path = work.join(format!("stage-{}", inputs.key(&base.key)?));
+    let path = work.join(format!("stage-{own_key}-{}", base.key));
     let resumed = path.is_dir();
     if resumed {
         say(&format!("root file system: taken from {}", shown(&path)));
@@ -267,16 +268,20 @@ fn make(inputs: &Inputs, base: &Path, scratch: &Path, say: &dyn Fn(&str)) -> Res
     fs::copy(&made, boot.join("eltorito.img")).map_err(|error| Error::io("copy", &made, error))?;
     fs::remove_file(&made).map_err(|error| Error::io("remove", &made, error))?;
     say("root file system: packing");
+    // zstd: packs in about a third of the time that xz takes, and unpacks faster at each start.
     Program::new("mksquashfs")
-        .arg(&root)
-        .arg(stage.join("payload.squashfs"))
+        .folder(scratch)
         .args([
+            "root",
+            "stage/payload.squashfs",
             "-noappend",
             "-no-progress",
             "-quiet",
             "-reproducible",
             "-comp",
-            "xz",
+            "zstd",
+            "-Xcompression-level",
+            "15",
             "-b",
             "1M",
             "-exit-on-error",

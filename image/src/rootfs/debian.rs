@@ -59,8 +59,9 @@ pub fn base_key(spec: &ImageSpec, host: &HostApt, scratch: &Path) -> Result<Stri
 /// # Errors
 /// A mirror cannot be reached, a package is missing, there is no space.
 pub fn install(spec: &ImageSpec, host: &HostApt, scratch: &Path, base: &Path) -> Result<()> {
+    // Not quiet: what apt says is shown when it fails, and only then.
     let mut mmdebstrap = Program::new("mmdebstrap")
-        .args(["--quiet", "--variant=minbase", "--mode=root", "--format=tar"])
+        .args(["--variant=minbase", "--mode=root", "--format=tar"])
         .args([
             "--aptopt=APT::Install-Recommends \"false\"",
             "--aptopt=Acquire::Languages \"none\"",
