@@ -30,8 +30,8 @@ use common::{mt_image, mt_image_ok, require, text};
 
 const FIRST_SCREEN: &str = "Press Enter to restart.";
 const OVMF: &str = "/usr/share/OVMF";
-/// A start takes 40 to 120 s under emulation; more means that it hangs.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// A start takes 40 to 120 s under emulation, and many times that where the host is busy; more means that it hangs.
+const PATIENCE: Duration = Duration::from_secs(1800);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Start {
