@@ -125,7 +125,7 @@ pub struct NewPair {
 }
 
 /// How far a seeding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeedingMark {
     /// Name of the seeding, shared with the source.
     pub seeding_id: [u8; 16],
@@ -135,6 +135,9 @@ pub struct SeedingMark {
     pub size: u64,
     /// Whether the source was told that everything is durable.
     pub complete: bool,
+    /// The attachment of the disk that it was written to (`BlockDevice::instance`). On another one nothing that was
+    /// durable can be relied on.
+    pub instance: String,
 }
 
 /// What a job does.

@@ -37,7 +37,8 @@ const MIGRATIONS: [&str; 1] = ["
         seeding_id BLOB NOT NULL,
         durable INTEGER NOT NULL,
         size INTEGER NOT NULL,
-        complete INTEGER NOT NULL
+        complete INTEGER NOT NULL,
+        instance TEXT NOT NULL
     ) STRICT;
     CREATE TABLE job (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -295,7 +296,7 @@ impl State {
     /// When the file cannot be read.
     pub fn seeding(&self, pair: PairId) -> Result<Option<SeedingMark>, StateError> {
         self.with(|connection| {
-            let sql = "SELECT seeding_id, durable, size, complete FROM seeding WHERE pair = ?1";
+            let sql = "SELECT seeding_id, durable, size, complete, instance FROM seeding WHERE pair = ?1";
             connection
                 .query_row(sql, params![pair.0], |row| {
                     Ok(SeedingMark {
@@ -303,6 +304,7 @@ impl State {
                         durable: from_sql(row.get(1)?),
                         size: from_sql(row.get(2)?),
                         complete: row.get(3)?,
+                        instance: row.get(4)?,
                     })
                 })
                 .optional()
@@ -313,10 +315,17 @@ impl State {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn begin_seeding(&self, pair: PairId, seeding_id: [u8; 16], size: u64) -> Result<(), StateError> {
+    pub fn begin_seeding(
+        &self,
+        pair: PairId,
+        seeding_id: [u8; 16],
+        size: u64,
+        instance: &str,
+    ) -> Result<(), StateError> {
         self.execute(
-            "INSERT OR REPLACE INTO seeding (pair, seeding_id, durable, size, complete) VALUES (?1, ?2, 0, ?3, 0)",
-            params![pair.0, seeding_id, to_sql(size)],
+            "INSERT OR REPLACE INTO seeding (pair, seeding_id, durable, size, complete, instance)
+             VALUES (?1, ?2, 0, ?3, 0, ?4)",
+            params![pair.0, seeding_id, to_sql(size), instance],
         )
     }
 

@@ -39,7 +39,7 @@ fn store_marks_for_ever(folder: &Path) -> ! {
         Some(mark) => mark.durable,
         None => {
             state
-                .begin_seeding(pair.id, SEEDING, SIZE)
+                .begin_seeding(pair.id, SEEDING, SIZE, "here")
                 .expect("the state answers");
             0
         }

@@ -178,7 +178,7 @@ fn ask(state: &State, step: &Step) -> Option<&'static str> {
         Step::Begin { name, seeding, size } => {
             id_of(name).into_iter().for_each(|id| {
                 state
-                    .begin_seeding(id, [seeding; 16], size)
+                    .begin_seeding(id, [seeding; 16], size, "here")
                     .expect("the state answers")
             });
         }

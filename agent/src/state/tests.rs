@@ -49,7 +49,7 @@ fn everything_is_there_after_a_restart() {
     );
     state.set_adopted(pair.id).unwrap();
     state.set_protected_size(pair.id, 1 << 39).unwrap();
-    state.begin_seeding(pair.id, [7; 16], 1 << 39).unwrap();
+    state.begin_seeding(pair.id, [7; 16], 1 << 39, "here").unwrap();
     state.store_mark(pair.id, [7; 16], 1 << 30).unwrap();
     state.store_mark(pair.id, [8; 16], 1 << 31).unwrap();
     let stored = state.insert_job(&job()).unwrap();
@@ -72,7 +72,8 @@ fn everything_is_there_after_a_restart() {
             seeding_id: [7; 16],
             durable: 1 << 30,
             size: 1 << 39,
-            complete: false
+            complete: false,
+            instance: "here".into(),
         }
     );
     let job = state.job(stored.id).unwrap().unwrap();

@@ -108,7 +108,7 @@ pub fn pair(pair: &Pair, mark: Option<SeedingMark>, snapshot: &Snapshot) -> Pair
     let session = snapshot.sessions.get(&pair.name);
     let job = session.and_then(|session| snapshot.running.get(&session.job));
     let doubtful = |alarm: &Alarm| alarm.id == ALARM_RESYNC && alarm.subject == name;
-    let phase = match (session.and(job), mark) {
+    let phase = match (session.and(job), &mark) {
         (Some(job), _) if job.kind == JobKind::Verify => PairPhase::Verifying,
         (Some(_), _) => PairPhase::Seeding,
         (None, _) if snapshot.alarms.iter().any(doubtful) => PairPhase::ResyncNeeded,

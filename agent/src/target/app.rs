@@ -246,13 +246,16 @@ mod tests {
         let twice = inventory(vec![disk("sdb", 1), disk("sdc", 1)]);
         let mark = || hub.state().seeding(pair).unwrap().unwrap();
 
-        hub.state().begin_seeding(pair, [7; 16], 10 << 30).unwrap();
+        hub.state()
+            .begin_seeding(pair, [7; 16], 10 << 30, "here")
+            .unwrap();
         hub.state().store_mark(pair, [7; 16], 4 << 30).unwrap();
         let cut = SeedingMark {
             seeding_id: [7; 16],
             durable: 4 << 30,
             size: 10 << 30,
             complete: false,
+            instance: "here".to_owned(),
         };
         check_paired_disks(&hub, &there, now());
         check_paired_disks(&hub, &twice, now());
@@ -267,7 +270,9 @@ mod tests {
         assert_eq!(mark(), doubted, "nor is one that was still on its way");
 
         // What came to its end is not gone on with anyway, and stays known as complete.
-        hub.state().begin_seeding(pair, [8; 16], 10 << 30).unwrap();
+        hub.state()
+            .begin_seeding(pair, [8; 16], 10 << 30, "here")
+            .unwrap();
         hub.state().complete_seeding(pair, [8; 16]).unwrap();
         check_paired_disks(&hub, &away, now());
         assert!(mark().complete);

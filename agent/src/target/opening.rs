@@ -112,7 +112,7 @@ pub fn open_pair(opener: &Opener, open: &OpenPair, peer: SocketAddr) -> Result<O
     let disk = open_paired(&paired, &opener.disks, purpose).map_err(|error| gate_refusal(&name, &error))?;
     let (seeding_id, start) = match open.mode {
         Mode::Verify => ([0; 16], 0),
-        Mode::Seed => begin_or_resume(opener, &pair, open)?,
+        Mode::Seed => begin_or_resume(opener, &pair, open, &disk)?,
     };
     let disk = Arc::new(HeldDisk { disk, _hold: hold });
     Ok(OpenedPair {
@@ -169,9 +169,25 @@ fn check_sizes(pair: &Pair, name: &PairName, open: &OpenPair) -> Result<(), Refu
     Ok(())
 }
 
-/// Goes on with the seeding that the source names, where both sides know it, or begins a new one.
-fn begin_or_resume(opener: &Opener, pair: &Pair, open: &OpenPair) -> Result<([u8; 16], u64), Refusal> {
+/// Goes on with the seeding that the source names, where both sides know it and the disk was attached all the time, or
+/// begins a new one. After a reboot of the appliance a disk is another attachment: what others may have done to it
+/// meanwhile is not known, so all of it is compared again, which costs reading and no data.
+fn begin_or_resume(
+    opener: &Opener,
+    pair: &Pair,
+    open: &OpenPair,
+    disk: &OpenDisk,
+) -> Result<([u8; 16], u64), Refusal> {
     let state = opener.hub.state();
+    let instance = disk.device.instance().map_err(|error| Refusal {
+        code: ErrorCode::DiskFailed,
+        text: format!(
+            "target disk {}: {error}: {}; nothing was written",
+            pair.scsi_id,
+            error.io_error()
+        ),
+        hint: "run \"mt-agent disks list\" on the target".to_owned(),
+    })?;
     let stored = state.seeding(pair.id).map_err(|error| internal(&error))?;
     if pair.protected_size.is_none() {
         state
@@ -184,6 +200,7 @@ fn begin_or_resume(opener: &Opener, pair: &Pair, open: &OpenPair) -> Result<([u8
         && !mark.complete
         && mark.size == open.size
         && mark.seeding_id == open.resume_seeding_id
+        && mark.instance == instance
     {
         let start = mark.durable.min(open.resume_offset);
         // A mark at the end of the disk comes from a session that was cut before it was told complete: the last region
@@ -196,7 +213,7 @@ fn begin_or_resume(opener: &Opener, pair: &Pair, open: &OpenPair) -> Result<([u8
         hint: String::new(),
     })?;
     state
-        .begin_seeding(pair.id, seeding_id, open.size)
+        .begin_seeding(pair.id, seeding_id, open.size, &instance)
         .map_err(|error| internal(&error))?;
     Ok((seeding_id, 0))
 }

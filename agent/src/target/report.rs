@@ -194,9 +194,9 @@ pub fn forget_mark(hub: &Hub, pair: PairId) {
     let outcome = forgotten.and_then(|stored| match (stored, crate::random::id()) {
         (None, _) => Ok(()),
         // A new name, so that a mark that is still on its way is not taken for one of this seeding.
-        (Some(mark), Ok(name)) => state.begin_seeding(pair, name, mark.size),
+        (Some(mark), Ok(name)) => state.begin_seeding(pair, name, mark.size, &mark.instance),
         // Whoever names this one begins at 0 as well: nothing of it is marked.
-        (Some(mark), Err(_)) => state.begin_seeding(pair, [0; 16], mark.size),
+        (Some(mark), Err(_)) => state.begin_seeding(pair, [0; 16], mark.size, &mark.instance),
     });
     if let Err(error) = outcome {
         tracing::error!("cannot forget the durable mark of a disk that was taken away: {error}");

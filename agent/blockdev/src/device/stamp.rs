@@ -29,43 +29,53 @@ impl Stamp {
 }
 
 impl BlockDevice {
-    /// Takes the stamp: of a regular file its inode, length and time of last change; of a block device the
-    /// boot, the kernel's sequence number of the disk (`diskseq`) and the sectors written to it so far (field 7 and 14
-    /// of `stat`, Documentation/block/stat.rst).
+    /// Says which attachment of which disk this is: of a block device the boot, its number and the kernel's sequence
+    /// number (`diskseq`, since 5.15), of a regular file its file system and inode. A disk that was taken away and
+    /// came back is another one, even with the same content: nobody knows what happened to it in between.
+    ///
+    /// # Errors
+    /// When the file or sysfs cannot be read.
+    pub fn instance(&self) -> Result<String, DeviceError> {
+        let fail = |source| DeviceError::new(DeviceOp::Inspect, &self.path, source);
+        let Some(rdev) = self.rdev else {
+            let meta = self.file.metadata().map_err(fail)?;
+            return Ok(format!("file {} {}", meta.dev(), meta.ino()));
+        };
+        let boot = read_to_string("/proc/sys/kernel/random/boot_id").map_err(fail)?;
+        let sysfs = sysfs_folder(rdev);
+        // Partitions have no number of their own; their disk's is one folder up.
+        let sequence = read_to_string(format!("{sysfs}/diskseq"))
+            .or_else(|_| read_to_string(format!("{sysfs}/../diskseq")))
+            .unwrap_or_default();
+        Ok(format!("boot {} disk {rdev} {}", boot.trim(), sequence.trim()))
+    }
+
+    /// Takes the stamp: of a regular file its inode, length and times of last change; of a block device its
+    /// [instance](Self::instance) and the sectors written to it and discarded so far (fields 7 and 14 of `stat`,
+    /// Documentation/block/stat.rst).
     ///
     /// # Errors
     /// When the file or sysfs cannot be read.
     pub fn stamp(&self) -> Result<Stamp, DeviceError> {
         let fail = |source| DeviceError::new(DeviceOp::Inspect, &self.path, source);
-        let meta = self.file.metadata().map_err(fail)?;
+        let instance = self.instance()?;
         if let Some(rdev) = self.rdev {
-            let sysfs = format!("/sys/dev/block/{}:{}", major(rdev), minor(rdev));
-            let boot = read_to_string("/proc/sys/kernel/random/boot_id").map_err(fail)?;
-            let stat = read_to_string(format!("{sysfs}/stat")).map_err(fail)?;
+            let stat = read_to_string(format!("{}/stat", sysfs_folder(rdev))).map_err(fail)?;
             let fields: Vec<&str> = stat.split_ascii_whitespace().collect();
             let (Some(written), Some(discarded)) = (fields.get(6), fields.get(13)) else {
                 return Err(fail(io::Error::other(
                     "the kernel's statistics have an unknown form",
                 )));
             };
-            // Partitions have no number of their own; their disk's is one folder up. Kernels before 5.15 have none.
-            let sequence = read_to_string(format!("{sysfs}/diskseq"))
-                .or_else(|_| read_to_string(format!("{sysfs}/../diskseq")))
-                .unwrap_or_default();
-            let text = format!(
-                "boot {} disk {rdev} {} written {written} {discarded}",
-                boot.trim(),
-                sequence.trim()
-            );
+            let text = format!("{instance} written {written} {discarded}");
             return Ok(Stamp {
                 size: self.size,
                 text,
             });
         }
+        let meta = self.file.metadata().map_err(fail)?;
         let text = format!(
-            "file {} {} size {} changed {}.{:09} {}.{:09}",
-            meta.dev(),
-            meta.ino(),
+            "{instance} size {} changed {}.{:09} {}.{:09}",
             meta.len(),
             meta.mtime(),
             meta.mtime_nsec(),
@@ -77,4 +87,8 @@ impl BlockDevice {
             text,
         })
     }
+}
+
+fn sysfs_folder(rdev: u64) -> String {
+    format!("/sys/dev/block/{}:{}", major(rdev), minor(rdev))
 }
