@@ -29,6 +29,9 @@ die() {
     exit "$code"
 }
 
+# The comment at the head of a script is its help.
+usage() { sed -n '3,/^[^#]/s/^# \{0,1\}//p' "$0"; }
+
 need_root() {
     [[ $(id -u) == 0 ]] || die 2 "$1 needs root: it attaches loop devices and mounts file systems" "run it with sudo, or as root"
 }
