@@ -158,6 +158,8 @@ pub enum JobState {
     Running,
     /// Came to its end.
     Done,
+    /// A verification that came to its end and found differences.
+    Differs,
     /// Ended by an error.
     Failed,
     /// Cut off: the source went away or the agent was stopped. It can go on.
@@ -187,6 +189,9 @@ pub struct Job {
     pub bytes_written: u64,
     /// Made zero, bytes.
     pub bytes_zeroed: u64,
+    /// What a verification found to differ, bytes.
+    #[serde(default)]
+    pub bytes_different: u64,
     /// On the wire in both directions, bytes.
     pub bytes_on_wire: u64,
     /// When it began.

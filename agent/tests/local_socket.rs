@@ -207,6 +207,7 @@ fn seeding(served: &Served, name: &PairName) -> (Job, PairSession) {
         bytes_durable: 1 << 20,
         bytes_written: 1 << 20,
         bytes_zeroed: 0,
+        bytes_different: 0,
         bytes_on_wire: 1 << 20,
         started: now,
         ended: None,

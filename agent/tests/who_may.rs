@@ -49,7 +49,15 @@ impl Scene {
             .uid(STRANGER)
             .gid(gid)
             .env("MT_AGENT_SOCKET", self.served.socket());
-        Said::of(command.output().expect("the program runs"))
+        // Another test of this process may have forked while the copy of the program was still open for writing.
+        loop {
+            match command.output() {
+                Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                    std::thread::sleep(std::time::Duration::from_millis(20));
+                }
+                output => return Said::of(output.expect("the program runs")),
+            }
+        }
     }
 }
 

@@ -15,6 +15,8 @@ fn digests_of(size: u64) -> u64 {
 
 struct Scene {
     lab: Lab,
+    /// SCSI ID of the target disk.
+    id: String,
     source: std::path::PathBuf,
     target: std::path::PathBuf,
     canaries: Canaries,
@@ -35,6 +37,7 @@ fn scene() -> Scene {
     lab.pair(PAIR, &id);
     Scene {
         lab,
+        id,
         source,
         target,
         canaries,
@@ -125,6 +128,12 @@ fn one_percent_of_random_blocks_costs_little_more_than_one_percent() {
 fn zeros_overwrite_what_was_there() {
     let scene = scene();
     fill(&scene.target, SIZE, Fill::Random, 3);
+    // It holds something now, of no kind that anybody knows.
+    scene
+        .lab
+        .send(PAIR, &scene.source, &[])
+        .expect_error(5, &["data of an unknown kind", "nothing was written"]);
+    scene.lab.pair_over(PAIR, &scene.id);
     write_at(&scene.source, 5 * MIB + 4096, &[0; 12288]);
     let result = scene
         .lab

@@ -72,6 +72,11 @@ pub struct Partition {
     pub ambiguous: bool,
 }
 
+/// Pieces of a disk that are looked at when nothing is recognised on it.
+const SAMPLES: u64 = 32;
+/// Size of such a piece, bytes.
+const SAMPLE_BYTES: usize = 4096;
+
 /// What is on a disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct DiskContent {
@@ -83,13 +88,20 @@ pub struct DiskContent {
     pub signature: Option<Signature>,
     /// Several contents contradict each other on the whole disk.
     pub ambiguous: bool,
+    /// Nothing was recognised, and yet not everything that was looked at is zero: the volume of a database, encryption
+    /// without a header, a lost partition table.
+    pub unrecognised: bool,
 }
 
 impl DiskContent {
-    /// Whether nothing was recognised. Not that the disk is all zeros: it may hold data of a kind libblkid
-    /// does not know.
+    /// Whether nothing was found: no content that libblkid knows, and zeros at both ends and in samples between them. Not
+    /// that all of the disk is zero, which only reading all of it could tell.
     #[must_use]
     pub fn is_empty(&self) -> bool {
+        self.is_unknown() && !self.unrecognised
+    }
+
+    fn is_unknown(&self) -> bool {
         self.table.is_none() && self.partitions.is_empty() && self.signature.is_none() && !self.ambiguous
     }
 
@@ -119,6 +131,9 @@ impl DiskContent {
                 format!(" ({})", kinds.join(", "))
             };
             parts.push(format!("{table}, {count}{kinds}"));
+        }
+        if self.unrecognised {
+            parts.push("data of an unknown kind".to_owned());
         }
         if parts.is_empty() {
             "empty".to_owned()
@@ -159,6 +174,7 @@ pub enum ProbeError {
 pub fn probe(device: impl AsFd, size: u64) -> Result<DiskContent, ProbeError> {
     let readable = READABLE_BYTES.min(usize::try_from(size).unwrap_or(READABLE_BYTES));
     let last = size - u64::try_from(readable).expect("at most READABLE_BYTES");
+    let mut all_zero = true;
     for offset in [0, last] {
         let at = i64::try_from(offset).unwrap_or(i64::MAX);
         // libblkid takes what it cannot read for "nothing there".
@@ -176,6 +192,7 @@ pub fn probe(device: impl AsFd, size: u64) -> Result<DiskContent, ProbeError> {
                 source,
             });
         }
+        all_zero &= buffer.iter().all(|byte| *byte == 0);
     }
     if size == 0 {
         return Ok(DiskContent::default());
@@ -198,11 +215,27 @@ pub fn probe(device: impl AsFd, size: u64) -> Result<DiskContent, ProbeError> {
             Ok(Finding::Several) | Err(_) => partition.ambiguous = true,
         }
     }
-    Ok(DiskContent {
+    let mut content = DiskContent {
         table,
         partitions,
         signature,
         ambiguous,
+        unrecognised: false,
+    };
+    content.unrecognised = content.is_unknown() && !(all_zero && samples_are_zero(&device, size));
+    Ok(content)
+}
+
+/// Whether [`SAMPLES`] pieces spread evenly over the device are zero. A piece that cannot be read says nothing.
+fn samples_are_zero(device: &impl AsFd, size: u64) -> bool {
+    let mut buffer = crate::buffer::AlignedBuf::zeroed(SAMPLE_BYTES);
+    (1..SAMPLES).all(|index| {
+        let offset = size / SAMPLES * index;
+        let aligned = i64::try_from(offset - offset % SAMPLE_BYTES as u64).unwrap_or(i64::MAX);
+        match pread(device, &mut buffer, aligned) {
+            Ok(count) => buffer[..count].iter().all(|byte| *byte == 0),
+            Err(_) => true,
+        }
     })
 }
 

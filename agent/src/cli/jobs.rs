@@ -67,6 +67,7 @@ pub fn state_word(state: JobState) -> &'static str {
     match state {
         JobState::Running => "running",
         JobState::Done => "done",
+        JobState::Differs => "differs",
         JobState::Failed => "failed",
         JobState::Interrupted => "interrupted",
     }

@@ -325,7 +325,7 @@ fn one_job(lines: &mut Vec<String>, job: &Job, status: &StatusDoc, look: Look) {
         JobState::Done => Paint::Good,
         JobState::Running => Paint::Busy,
         JobState::Failed => Paint::Bad,
-        JobState::Interrupted => Paint::Warn,
+        JobState::Interrupted | JobState::Differs => Paint::Warn,
     };
     let ended = job.ended.unwrap_or(job.started);
     let span = |from, to| glued(&span_text(seconds_between(from, to)));

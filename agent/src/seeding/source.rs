@@ -238,10 +238,17 @@ impl SourceSession {
             self.read_ahead(actions);
             if self.regions.is_empty() && self.next_read >= self.progress.size {
                 self.phase = Phase::Ending;
-                actions.push(Action::Send(Message::SeedingEnd(SeedingEnd {
-                    bytes_sent: self.progress.bytes_sent,
-                    bytes_zeroed: self.progress.bytes_zeroed,
-                })));
+                let end = match self.mode {
+                    Mode::Seed => SeedingEnd {
+                        bytes_sent: self.progress.bytes_sent,
+                        bytes_zeroed: self.progress.bytes_zeroed,
+                    },
+                    Mode::Verify => SeedingEnd {
+                        bytes_sent: self.differences.bytes(),
+                        bytes_zeroed: 0,
+                    },
+                };
+                actions.push(Action::Send(Message::SeedingEnd(end)));
             }
         }
         Ok(())

@@ -146,6 +146,8 @@ pub struct Progress {
     pub bytes_written: u64,
     /// Bytes made zero.
     pub bytes_zeroed: u64,
+    /// Bytes that a verification found to differ, as the source tells at its end.
+    pub bytes_different: u64,
 }
 
 #[derive(Debug, Default)]
@@ -356,9 +358,12 @@ impl TargetSession {
                 self.announced(offset, "RegionDone")?.done = true;
                 self.settle(offset, actions);
             }
-            (Phase::Running, Message::SeedingEnd(_)) => {
+            (Phase::Running, Message::SeedingEnd(end)) => {
                 if self.next_read < self.progress.size || self.regions.values().any(|region| !region.done) {
                     return Err(violation("SeedingEnd came before every region was done"));
+                }
+                if self.mode == Mode::Verify {
+                    self.progress.bytes_different = end.bytes_sent.saturating_add(end.bytes_zeroed);
                 }
                 self.phase = Phase::Ending;
             }

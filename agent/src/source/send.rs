@@ -199,7 +199,9 @@ async fn attempt(
                     },
                     position: progress.start + progress.bytes_settled,
                     compared: before.compared + progress.bytes_settled,
-                    bytes_sent: before.bytes_sent + progress.bytes_sent,
+                    // What waits to leave has not been sent; it is lost with the connection.
+                    bytes_sent: before.bytes_sent
+                        + progress.bytes_sent.min(wire.sent.load(Ordering::Relaxed)),
                     bytes_zeroed: before.bytes_zeroed + progress.bytes_zeroed,
                     bytes_on_wire: before.bytes_on_wire + on_wire,
                     durable: progress.durable,

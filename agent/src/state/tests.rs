@@ -30,6 +30,7 @@ fn job() -> Job {
         bytes_durable: 0,
         bytes_written: 0,
         bytes_zeroed: 0,
+        bytes_different: 0,
         bytes_on_wire: 0,
         started: now(),
         ended: None,

@@ -18,6 +18,9 @@ const RATE_SAMPLES: usize = 10;
 /// What a pair's alarm is called when its disk failed or its copy is in doubt.
 pub const ALARM_RESYNC: &str = "pair-needs-resync";
 
+/// What a pair's alarm is called when a verification found that the copy differs.
+pub const ALARM_DIFFERS: &str = "pair-differs";
+
 /// A job that runs.
 pub struct SessionReport {
     pair_id: PairId,
@@ -47,6 +50,7 @@ impl SessionReport {
             bytes_durable: opened.start,
             bytes_written: 0,
             bytes_zeroed: 0,
+            bytes_different: 0,
             bytes_on_wire: 0,
             started: now,
             ended: None,
@@ -89,6 +93,7 @@ impl SessionReport {
         self.job.ended = Some(now);
         let (job, pair, scsi_id) = (self.job.id.0, &self.pair, &self.scsi_id);
         match outcome {
+            Outcome::Complete if self.job.bytes_different > 0 => self.differs(hub, now),
             Outcome::Complete => {
                 self.job.state = JobState::Done;
                 tracing::info!(
@@ -99,6 +104,7 @@ impl SessionReport {
                 if self.job.kind == JobKind::Seeding {
                     hub.clear(ALARM_RESYNC, &pair.to_string(), now);
                 }
+                hub.clear(ALARM_DIFFERS, &pair.to_string(), now);
             }
             Outcome::Closed => {
                 self.job.state = JobState::Interrupted;
@@ -111,6 +117,28 @@ impl SessionReport {
             not_stored(&error);
         }
         hub.session_ended(&self.pair, self.job, now);
+    }
+
+    /// A verification that found differences keeps them in its job, and raises an alarm until a seeding or another
+    /// verification ends well.
+    fn differs(&mut self, hub: &Hub, now: Timestamp) {
+        let text = format!(
+            "the copy differs from the protected disk in {} bytes",
+            self.job.bytes_different
+        );
+        let hint = "if the source did not go on since the last send, find out who wrote to either disk; then send again";
+        self.job.state = JobState::Differs;
+        self.job.error = Some(text.clone());
+        self.job.hint = Some(hint.to_owned());
+        tracing::warn!(pair = %self.pair, scsi_id = self.scsi_id, job = self.job.id.0, "verification: {text}");
+        hub.raise(Alarm {
+            id: ALARM_DIFFERS.to_owned(),
+            subject: self.pair.to_string(),
+            severity: Severity::Warning,
+            text,
+            hint: hint.to_owned(),
+            since: now,
+        });
     }
 
     fn fail(&mut self, hub: &Hub, refusal: &Refusal, now: Timestamp) {
@@ -156,6 +184,7 @@ impl SessionReport {
         };
         self.job.bytes_written = progress.bytes_written;
         self.job.bytes_zeroed = progress.bytes_zeroed;
+        self.job.bytes_different = progress.bytes_different;
         self.job.bytes_on_wire = on_wire;
     }
 

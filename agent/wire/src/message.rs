@@ -180,12 +180,12 @@ pub struct Range {
     pub len: u64,
 }
 
-/// What a seeding came to, for the logs of both sides.
+/// What a seeding or a verification came to: what was sent, or what would have to be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SeedingEnd {
-    /// Bytes of extents sent.
+    /// Bytes of content that differ; when seeding they were sent.
     pub bytes_sent: u64,
-    /// Bytes of zero ranges sent.
+    /// Bytes that are zero on the protected disk and not on the target disk; when seeding they were sent as ranges.
     pub bytes_zeroed: u64,
 }
 

@@ -179,3 +179,19 @@ fn probing_changes_nothing() {
     probe(&file, SIZE).unwrap();
     assert!(read() == before);
 }
+
+#[test]
+fn data_that_nobody_knows_is_not_called_empty() {
+    let size = 8 << 20;
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(size).unwrap();
+    assert!(probe(&file, size).unwrap().is_empty());
+    for offset in [0, 4095, size - 1, size / SAMPLES * 7] {
+        std::os::unix::fs::FileExt::write_at(&file, &[0x5a], offset).unwrap();
+        let content = probe(&file, size).unwrap();
+        assert!(content.unrecognised && !content.is_empty(), "a byte at {offset}");
+        assert_eq!(content.summary(), "data of an unknown kind");
+        std::os::unix::fs::FileExt::write_at(&file, &[0], offset).unwrap();
+    }
+    assert!(probe(&file, size).unwrap().is_empty());
+}

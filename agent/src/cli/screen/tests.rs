@@ -57,6 +57,7 @@ fn job(id: i64, state: JobState, error: Option<&str>) -> Job {
         bytes_durable: 40 << 30,
         bytes_written: 3 << 30,
         bytes_zeroed: 0,
+        bytes_different: 0,
         bytes_on_wire: 3 << 30,
         started: "2026-03-02T09:00:00Z".parse().unwrap(),
         ended: Some("2026-03-02T09:10:00Z".parse().unwrap()),
