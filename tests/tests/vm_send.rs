@@ -66,7 +66,10 @@ fn vm_a_disk_is_sent_onto_a_scsi_disk_and_no_other_is_touched() {
     guest.start_target();
     what_a_disk_holds_is_lost_only_when_it_is_named(&mut guest);
 
-    guest.pair("db01/scsi0:0", &id(1));
+    guest.done(&format!(
+        "mt-agent pair add db01/scsi0:0 {0} --overwrite {0}",
+        id(1)
+    ));
     let first = guest
         .send("db01/scsi0:0", "/dev/vda", "")
         .expect_done()
