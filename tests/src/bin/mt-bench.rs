@@ -259,7 +259,7 @@ impl Bench {
             }
             Tool::Rsync => {
                 let config = folder.join("rsyncd.conf");
-                let content = "uid = root\ngid = root\nuse chroot = no\n[dev]\npath = /dev\nread only = no\n";
+                let content = "uid = root\ngid = root\nuse chroot = no\n[dev]\npath = /dev\nread only = no\nrefuse options = !write-devices\n";
                 std::fs::write(&config, content).expect("the scratch folder can be written");
                 command = Command::new("rsync");
                 command.args([
