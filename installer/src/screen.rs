@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The text of the first screen.
 
-use crate::facts::{Answers, Facts, Firmware};
+use crate::medium::{Answers, Facts, Firmware};
 
 /// Text of the first screen, for a console of 80 columns.
 pub fn render(version: &str, facts: &Facts) -> String {

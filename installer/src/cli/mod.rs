@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The command line: one file per noun. Results go to standard output, everything else to standard error.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::{Error, Kind, Result};
+
+mod start;
+
+/// Version of every JSON document this program prints.
+pub const JSON_SCHEMA: u32 = 1;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "mt-installer",
+    version,
+    about = "Installs the master target",
+    after_help = "Exit codes: 0 done, 1 unexpected, 2 usage, 3 answers, 4 disk missing or in\n\
+                  doubt, 5 refused for safety, 8 partly done, 9 a check found faults.",
+    max_term_width = 80
+)]
+struct Arguments {
+    #[command(subcommand)]
+    noun: Noun,
+}
+
+#[derive(Debug, Subcommand)]
+enum Noun {
+    /// Show the first screen of the installation medium and wait for Enter
+    Start,
+}
+
+/// Runs the program with the process's arguments.
+#[must_use]
+pub fn run() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Printing can only fail when nobody is there to read it.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() {
+                Kind::Usage.exit_code()
+            } else {
+                0
+            });
+        }
+    };
+    let done = match arguments.noun {
+        Noun::Start => start::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mt-installer: {error}");
+            if let Some(hint) = error.next_step() {
+                eprintln!("hint: {hint}");
+            }
+            ExitCode::from(error.kind.exit_code())
+        }
+    }
+}
+
+/// Prints a line, and takes a closed pipe (`| head`) as the reader's wish.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub(crate) fn say(text: &str) -> Result<()> {
+    use std::io::Write;
+    match writeln!(std::io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::new(
+            Kind::Unexpected,
+            format!("cannot print the result: {error}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Prints a document with its `schema`.
+///
+/// # Errors
+/// Standard output cannot be written.
+#[expect(dead_code, reason = "for the reading commands")]
+pub(crate) fn say_json<T: serde::Serialize>(value: &T) -> Result<()> {
+    #[derive(serde::Serialize)]
+    struct Document<'a, T> {
+        schema: u32,
+        #[serde(flatten)]
+        value: &'a T,
+    }
+    let text = serde_json::to_string_pretty(&Document {
+        schema: JSON_SCHEMA,
+        value,
+    })
+    .map_err(|error| Error::new(Kind::Unexpected, format!("cannot render JSON: {error}")))?;
+    say(&text)
+}
