@@ -25,7 +25,7 @@ packages_of() {
     # The vCenter simulator, and govc from Debian's source package.
     vsphere) echo golang-go golang-github-vmware-govmomi-dev golang-github-kr-pretty-dev debian-archive-keyring ;;
     # The CentOS family's image from a repository of small packages made in the test.
-    el) echo dnf rpm createrepo-c gnupg ;;
+    el) echo dnf rpm createrepo-c gnupg busybox-static ;;
     *) die 2 "no package group is called $1" ;;
     esac
 }
