@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is in an image: package manifest and software bill of materials (SPDX 2.3, JSON), and the lock file.
+//! What is in an image: package manifest and software bill of materials (SPDX 2.3, JSON), and the lock file. The bill
+//! that also knows the crates of the own programs is in [`cyclonedx`].
+
+pub mod cyclonedx;
 
 use serde::{Deserialize, Serialize};
 
@@ -60,13 +63,23 @@ impl Lock {
     }
 }
 
-/// Renders the SPDX document.
-#[must_use]
-pub fn spdx(spec: &ImageSpec, created: &str, packages: &[Package]) -> serde_json::Value {
-    let (kind, distribution) = match spec.rootfs.base {
+/// Package URL of a package of the distribution.
+fn deb_purl(base: Base, package: &Package) -> String {
+    let (kind, distribution) = match base {
         Base::Debian => ("deb", "debian"),
         Base::El => ("rpm", "centos"),
     };
+    let version = package.version.replace('+', "%2B").replace(':', "%3A");
+    format!(
+        "pkg:{kind}/{distribution}/{}@{version}?arch={}",
+        package.name.replace('+', "%2B"),
+        package.architecture
+    )
+}
+
+/// Renders the SPDX document.
+#[must_use]
+pub fn spdx(spec: &ImageSpec, created: &str, packages: &[Package]) -> serde_json::Value {
     let identity = |package: &Package| {
         let clean: String = package
             .name
@@ -84,7 +97,6 @@ pub fn spdx(spec: &ImageSpec, created: &str, packages: &[Package]) -> serde_json
     let described: Vec<_> = packages
         .iter()
         .map(|package| {
-            let version = package.version.replace('+', "%2B").replace(':', "%3A");
             serde_json::json!({
                 "SPDXID": identity(package),
                 "name": package.name,
@@ -97,10 +109,7 @@ pub fn spdx(spec: &ImageSpec, created: &str, packages: &[Package]) -> serde_json
                 "externalRefs": [{
                     "referenceCategory": "PACKAGE-MANAGER",
                     "referenceType": "purl",
-                    "referenceLocator": format!(
-                        "pkg:{kind}/{distribution}/{}@{version}?arch={}",
-                        package.name.replace('+', "%2B"), package.architecture
-                    ),
+                    "referenceLocator": deb_purl(spec.rootfs.base, package),
                 }],
             })
         })

@@ -64,6 +64,12 @@ fn the_same_answers_give_the_same_bytes_under_any_name() {
         fs::read(&one).unwrap() == fs::read(&two).unwrap(),
         "two runs differ"
     );
+    // The seal is renewed: the one of the medium before it would not fit any more.
+    for path in [&one, &two] {
+        mt_image_ok(&["iso", "verify", path.to_str().unwrap()]);
+    }
+    let unsealed = mt_image(&["iso", "verify", iso.to_str().unwrap()]);
+    assert_eq!(unsealed.status.code(), Some(9), "{}", text(&unsealed));
     let back = folder.path().join("back.ks");
     let arguments = ["-osirrox", "on", "-indev"].map(Path::new);
     let rest = [Path::new("-extract"), Path::new("/mt/inst.ks"), &back];

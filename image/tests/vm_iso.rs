@@ -1,12 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Starts the installation medium in virtual machines and reads the serial console.
 //!
-//! `MT_ISO` names the medium; without it, one is built, which needs root, a mirror and some minutes. All tests share it.
-//! They take a minute or two each without hardware virtualisation, so they run on demand:
-//!
-//! ```text
-//! cargo test -p mt-image --test vm_iso -- --ignored --test-threads=1
-//! ```
+//! `MT_ISO` names the medium: `scripts/test` builds one for all tests. Without hardware virtualisation a start takes a
+//! minute or two, so each machine here shows as much as it can.
 //!
 //! The machines look like VMware's: PVSCSI, VMXNET3 and its manufacturer in SMBIOS. A disk with known bytes is
 //! attached to each, and must be the same afterwards: a medium that only shows a screen writes nowhere.
@@ -18,15 +14,17 @@
 )]
 
 mod common;
+#[path = "common/skip.rs"]
+mod skip;
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{mt_image, mt_image_ok, require, text};
+use common::{mt_image, mt_image_ok, text};
 
 const FIRST_SCREEN: &str = "Press Enter to restart.";
 const OVMF: &str = "/usr/share/OVMF";
@@ -41,45 +39,29 @@ enum Start {
     SecureBootCd,
 }
 
-/// The medium all tests share.
-fn medium() -> &'static Path {
-    static MEDIUM: OnceLock<PathBuf> = OnceLock::new();
-    MEDIUM.get_or_init(|| {
-        if let Some(path) = std::env::var_os("MT_ISO") {
-            return PathBuf::from(path);
-        }
-        let folder = tempfile::Builder::new()
-            .prefix("mt-vm-iso-")
-            .tempdir_in("/var/tmp")
-            .unwrap();
-        let (out, work) = (folder.path().join("out"), folder.path().join("work"));
-        let installer = Path::new(env!("CARGO_BIN_EXE_mt-image")).with_file_name("mt-installer");
-        assert!(installer.is_file(), "build it first: cargo build -p mt-installer");
-        let spec = Path::new(env!("CARGO_MANIFEST_DIR")).join("specs/debian.toml");
-        let arguments = [
-            "build",
-            "--spec",
-            spec.to_str().unwrap(),
-            "--out",
-            out.to_str().unwrap(),
-            "--work",
-            work.to_str().unwrap(),
-            "--installer",
-            installer.to_str().unwrap(),
-        ];
-        let began = Instant::now();
-        mt_image_ok(&arguments);
-        eprintln!("built the medium in {} s", began.elapsed().as_secs());
-        let entries = fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().path());
-        let made = entries
-            .into_iter()
-            .find(|path| path.extension().is_some_and(|e| e == "iso"))
-            .unwrap();
-        // Kept outside the folder that goes away with this process; the next run replaces it.
-        let kept = PathBuf::from("/var/tmp/mt-vm-medium.iso");
-        fs::rename(made, &kept).unwrap();
-        kept
-    })
+/// The medium all tests share; where there is none, or a program is missing, the skip is noted.
+fn medium(test: &str, programs: &[&str]) -> Option<PathBuf> {
+    let Some(path) = std::env::var_os("MT_ISO") else {
+        skip::skip(
+            test,
+            "MT_ISO names no installation medium; scripts/test builds one",
+        );
+        return None;
+    };
+    if !common::require(&[&["qemu-system-x86_64"], programs].concat()) {
+        skip::skip(test, "programs are missing");
+        return None;
+    }
+    Some(PathBuf::from(path))
+}
+
+/// What happens when the machine restarts itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Restart {
+    /// It does.
+    Runs,
+    /// It ends.
+    Ends,
 }
 
 struct Vm {
@@ -92,7 +74,7 @@ struct Vm {
 }
 
 impl Vm {
-    fn start(iso: &Path, start: Start, extra: &[&str]) -> Self {
+    fn start(iso: &Path, start: Start, restart: Restart, extra: &[&str]) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("mt-vm-")
             .tempdir_in("/var/tmp")
@@ -106,9 +88,10 @@ impl Vm {
             .set_len(256 << 20)
             .unwrap();
         let mut command = Command::new("qemu-system-x86_64");
-        command.args(
-            "-accel tcg,thread=multi -m 1536 -smp 2 -display none -vga std -nodefaults -no-reboot".split(' '),
-        );
+        command.args("-accel tcg,thread=multi -m 1536 -smp 2 -display none -vga std -nodefaults".split(' '));
+        if restart == Restart::Ends {
+            command.arg("-no-reboot");
+        }
         command.args(
             "-monitor none -netdev user,id=n0 -device vmxnet3,netdev=n0 -device pvscsi,id=s0".split(' '),
         );
@@ -218,8 +201,8 @@ impl Vm {
 
     /// Waits for the boot menu and presses an entry's letter.
     fn choose(&mut self, letter: &str) {
+        // A key that comes early waits in the serial port.
         self.wait_for("Check this medium");
-        std::thread::sleep(Duration::from_secs(1));
         self.press(letter);
     }
 
@@ -260,71 +243,69 @@ impl Drop for Vm {
     }
 }
 
-fn ready() -> bool {
-    require(&["qemu-system-x86_64"])
-}
-
-fn reaches_the_first_screen(start: Start, firmware: &str) {
-    if !ready() {
-        return;
-    }
-    let mut vm = Vm::start(medium(), start, &[]);
-    let screen = vm.first_screen();
+fn assert_first_screen(screen: &str, firmware: &str) {
     assert!(screen.contains(&format!("firmware  {firmware}\r\n")), "{screen}");
     assert!(screen.contains("mode      install\r\n"), "{screen}");
     assert!(screen.contains("payload   good, SHA-256 "), "{screen}");
     assert!(screen.contains("answers   none\r\n"), "{screen}");
-    assert!(
-        screen.contains("not part of this version yet; nothing was written to any disk"),
-        "{screen}"
-    );
+}
+
+fn scratch() -> tempfile::TempDir {
+    tempfile::Builder::new()
+        .prefix("mt-vm-")
+        .tempdir_in("/var/tmp")
+        .unwrap()
+}
+
+#[test]
+fn vm_bios_cd_passes_its_media_check_and_reaches_the_first_screen() {
+    let Some(iso) = medium(
+        "vm_bios_cd_passes_its_media_check_and_reaches_the_first_screen",
+        &[],
+    ) else {
+        return;
+    };
+    let mut vm = Vm::start(&iso, Start::BiosCd, Restart::Runs, &[]);
+    vm.choose("c");
+    vm.wait_for("The medium is good");
+    vm.wait_for(FIRST_SCREEN);
+    vm.press("\r");
+    let screen = vm.first_screen();
+    assert_first_screen(&screen, "BIOS");
     vm.disk_is_untouched();
 }
 
 #[test]
-#[ignore = "starts a virtual machine"]
-fn vm_bios_cd_reaches_the_first_screen() {
-    reaches_the_first_screen(Start::BiosCd, "BIOS");
-}
-
-#[test]
-#[ignore = "starts a virtual machine"]
-fn vm_bios_disk_reaches_the_first_screen() {
-    reaches_the_first_screen(Start::BiosDisk, "BIOS");
-}
-
-#[test]
-#[ignore = "starts a virtual machine"]
 fn vm_uefi_cd_reaches_the_first_screen() {
-    reaches_the_first_screen(Start::UefiCd, "UEFI");
-}
-
-#[test]
-#[ignore = "starts a virtual machine"]
-fn vm_secure_boot_cd_reaches_the_first_screen() {
-    reaches_the_first_screen(Start::SecureBootCd, "UEFI, Secure Boot on");
-}
-
-#[test]
-#[ignore = "starts a virtual machine"]
-fn vm_enter_restarts_the_machine() {
-    if !ready() {
+    let Some(iso) = medium("vm_uefi_cd_reaches_the_first_screen", &[]) else {
         return;
-    }
-    let mut vm = Vm::start(medium(), Start::BiosCd, &[]);
-    vm.first_screen();
+    };
+    let mut vm = Vm::start(&iso, Start::UefiCd, Restart::Ends, &[]);
+    let screen = vm.first_screen();
+    assert_first_screen(&screen, "UEFI");
     vm.press("\r");
     vm.wait_for_end();
     vm.disk_is_untouched();
 }
 
 #[test]
-#[ignore = "starts a virtual machine"]
-fn vm_rescue_gives_a_shell_that_has_the_drivers() {
-    if !ready() {
+fn vm_secure_boot_cd_reaches_the_first_screen() {
+    let Some(iso) = medium("vm_secure_boot_cd_reaches_the_first_screen", &[]) else {
         return;
-    }
-    let mut vm = Vm::start(medium(), Start::BiosCd, &[]);
+    };
+    let mut vm = Vm::start(&iso, Start::SecureBootCd, Restart::Ends, &[]);
+    let screen = vm.first_screen();
+    assert_first_screen(&screen, "UEFI, Secure Boot on");
+    vm.disk_is_untouched();
+}
+
+/// The medium as a disk, as written to a USB stick; and what the rescue shell is for.
+#[test]
+fn vm_bios_disk_gives_a_rescue_shell_that_has_the_drivers() {
+    let Some(iso) = medium("vm_bios_disk_gives_a_rescue_shell_that_has_the_drivers", &[]) else {
+        return;
+    };
+    let mut vm = Vm::start(&iso, Start::BiosDisk, Restart::Ends, &[]);
     vm.choose("r");
     vm.wait_for("Press Enter for maintenance");
     vm.press("\r");
@@ -332,54 +313,31 @@ fn vm_rescue_gives_a_shell_that_has_the_drivers() {
     // Assembled by the shell, so that the echo of the command is not taken for its result.
     vm.press("modprobe reiserfs && modprobe xfs && modprobe mptspi && grep -c -e reiserfs -e xfs /proc/filesystems | sed s/^/kinds=/\r");
     vm.wait_for("kinds=2");
-    vm.press("cat /sys/block/sda/device/wwid; basename $(readlink /sys/class/net/e*/device/driver) | sed s/^/nic=/\r");
+    vm.press("cat /sys/block/sd?/device/wwid; basename $(readlink /sys/class/net/e*/device/driver) | sed s/^/nic=/\r");
     vm.wait_for("naa.6000c29000000001");
     vm.wait_for("nic=vmxnet3");
-    vm.press("mkreiserfs -q -f /dev/ram0 >/dev/null 2>&1; truncate -s 64M /tmp/r && mkreiserfs -q -ff /tmp/r >/dev/null 2>&1 && mount -o loop /tmp/r /mnt && stat -f -c fs=%T /mnt\r");
+    vm.press("truncate -s 64M /tmp/r && mkreiserfs -q -ff /tmp/r >/dev/null 2>&1 && mount -o loop /tmp/r /mnt && stat -f -c fs=%T /mnt\r");
     vm.wait_for("fs=reiserfs");
     vm.disk_is_untouched();
 }
 
 #[test]
-#[ignore = "starts a virtual machine"]
-fn vm_the_media_check_tells_good_from_damaged() {
-    if !ready() {
+fn vm_a_damaged_medium_is_told_and_never_started() {
+    let Some(iso) = medium("vm_a_damaged_medium_is_told_and_never_started", &[]) else {
         return;
-    }
-    let mut vm = Vm::start(medium(), Start::BiosCd, &[]);
-    vm.choose("c");
-    vm.wait_for("The medium is good");
-    vm.wait_for(FIRST_SCREEN);
-    vm.press("\r");
-    vm.wait_for_end();
-
-    let folder = tempfile::Builder::new()
-        .prefix("mt-vm-")
-        .tempdir_in("/var/tmp")
-        .unwrap();
+    };
+    let folder = scratch();
     let damaged = folder.path().join("damaged.iso");
-    damage_payload(medium(), &damaged);
-    let mut vm = Vm::start(&damaged, Start::BiosCd, &[]);
+    damage_payload(&iso, &damaged);
+    let mut vm = Vm::start(&damaged, Start::BiosCd, Restart::Runs, &[]);
     vm.choose("c");
     let said = vm.wait_for(FIRST_SCREEN);
     assert!(said.contains("The medium is DAMAGED"), "{said}");
     assert!(said.contains("mt/payload.squashfs: FAILED"), "{said}");
     assert!(!said.contains("The medium is good"), "{said}");
-}
-
-#[test]
-#[ignore = "starts a virtual machine"]
-fn vm_a_damaged_payload_is_never_started() {
-    if !ready() {
-        return;
-    }
-    let folder = tempfile::Builder::new()
-        .prefix("mt-vm-")
-        .tempdir_in("/var/tmp")
-        .unwrap();
-    let damaged = folder.path().join("damaged.iso");
-    damage_payload(medium(), &damaged);
-    let mut vm = Vm::start(&damaged, Start::BiosCd, &[]);
+    vm.press("\r");
+    // The second start takes the default entry: to install.
+    vm.choose("i");
     let said = vm.wait_for(FIRST_SCREEN);
     assert!(
         said.contains("The medium is DAMAGED: its payload has SHA-256"),
@@ -390,33 +348,23 @@ fn vm_a_damaged_payload_is_never_started() {
 }
 
 #[test]
-#[ignore = "starts a virtual machine"]
 fn vm_answers_are_found_on_a_volume_labelled_oemdrv() {
-    if !ready() || !require(&["xorriso"]) {
+    let test = "vm_answers_are_found_on_a_volume_labelled_oemdrv";
+    let Some(iso) = medium(test, &["xorriso"]) else {
         return;
-    }
-    let folder = tempfile::Builder::new()
-        .prefix("mt-vm-")
-        .tempdir_in("/var/tmp")
-        .unwrap();
+    };
+    let folder = scratch();
     let (answers, volume) = (folder.path().join("ks.cfg"), folder.path().join("oemdrv.iso"));
     fs::write(&answers, "lang en_US\ntimezone UTC\nreboot\n").unwrap();
-    let made = common::run(
-        "xorriso",
-        &[
-            Path::new("-as"),
-            Path::new("mkisofs"),
-            Path::new("-quiet"),
-            Path::new("-V"),
-            Path::new("OEMDRV"),
-            Path::new("-o"),
-            &volume,
-            &answers,
-        ],
-    );
+    let mut arguments: Vec<&Path> = "-as mkisofs -quiet -V OEMDRV -o"
+        .split(' ')
+        .map(Path::new)
+        .collect();
+    arguments.extend([volume.as_path(), answers.as_path()]);
+    let made = common::run("xorriso", &arguments);
     assert!(made.status.success(), "{}", text(&made));
     let drive = format!("file={},if=ide,index=3,media=cdrom,readonly=on", volume.display());
-    let mut vm = Vm::start(medium(), Start::BiosCd, &["-drive", &drive]);
+    let mut vm = Vm::start(&iso, Start::BiosCd, Restart::Ends, &["-drive", &drive]);
     vm.choose("u");
     let screen = vm.first_screen();
     assert!(screen.contains("mode      unattended\r\n"), "{screen}");
@@ -427,15 +375,12 @@ fn vm_answers_are_found_on_a_volume_labelled_oemdrv() {
 }
 
 #[test]
-#[ignore = "starts a virtual machine"]
 fn vm_an_unattended_medium_starts_by_itself_with_its_answers() {
-    if !ready() || !require(&["xorriso"]) {
+    let test = "vm_an_unattended_medium_starts_by_itself_with_its_answers";
+    let Some(iso) = medium(test, &["xorriso"]) else {
         return;
-    }
-    let folder = tempfile::Builder::new()
-        .prefix("mt-vm-")
-        .tempdir_in("/var/tmp")
-        .unwrap();
+    };
+    let folder = scratch();
     let (answers, made) = (
         folder.path().join("my answers.ks"),
         folder.path().join("unattended.iso"),
@@ -444,7 +389,7 @@ fn vm_an_unattended_medium_starts_by_itself_with_its_answers() {
     let arguments = [
         "iso",
         "embed-ks",
-        medium().to_str().unwrap(),
+        iso.to_str().unwrap(),
         answers.to_str().unwrap(),
         "--out",
         made.to_str().unwrap(),
@@ -452,31 +397,23 @@ fn vm_an_unattended_medium_starts_by_itself_with_its_answers() {
     mt_image_ok(&arguments);
     let again = mt_image(&arguments);
     assert_eq!(again.status.code(), Some(5), "{}", text(&again));
-    for (start, firmware) in [
-        (Start::SecureBootCd, "UEFI, Secure Boot on"),
-        (Start::BiosDisk, "BIOS"),
-    ] {
-        let mut vm = Vm::start(&made, start, &[]);
-        let screen = vm.first_screen();
-        assert!(screen.contains(&format!("firmware  {firmware}\r\n")), "{screen}");
-        assert!(screen.contains("mode      unattended\r\n"), "{screen}");
-        assert!(
-            screen.contains("answers   2 lines from cdrom:/mt/inst.ks\r\n"),
-            "{screen}"
-        );
-    }
+    let mut vm = Vm::start(&made, Start::SecureBootCd, Restart::Ends, &[]);
+    let screen = vm.first_screen();
+    assert!(screen.contains("firmware  UEFI, Secure Boot on\r\n"), "{screen}");
+    assert!(screen.contains("mode      unattended\r\n"), "{screen}");
+    assert!(
+        screen.contains("answers   2 lines from cdrom:/mt/inst.ks\r\n"),
+        "{screen}"
+    );
 }
 
 #[test]
-#[ignore = "starts a virtual machine"]
 fn vm_answers_are_fetched_from_the_address_in_inst_ks() {
-    if !ready() || !require(&["python3"]) {
+    let test = "vm_answers_are_fetched_from_the_address_in_inst_ks";
+    let Some(iso) = medium(test, &["python3"]) else {
         return;
-    }
-    let folder = tempfile::Builder::new()
-        .prefix("mt-vm-")
-        .tempdir_in("/var/tmp")
-        .unwrap();
+    };
+    let folder = scratch();
     fs::write(folder.path().join("a.ks"), "lang en_US\n").unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -488,16 +425,14 @@ fn vm_answers_are_fetched_from_the_address_in_inst_ks() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let mut vm = Vm::start(medium(), Start::BiosCd, &[]);
+    let mut vm = Vm::start(&iso, Start::BiosCd, Restart::Ends, &[]);
     vm.wait_for("Check this medium");
-    std::thread::sleep(Duration::from_secs(1));
     // The menu's editor: down to the line of the kernel, to its end, add the argument, start.
     vm.press("e");
-    std::thread::sleep(Duration::from_secs(2));
+    vm.wait_for("Minimum Emacs-like");
     vm.press("\x0e\x05");
-    std::thread::sleep(Duration::from_secs(1));
     vm.press(&format!(" inst.ks=http://10.0.2.2:{port}/a.ks"));
-    std::thread::sleep(Duration::from_secs(2));
+    vm.wait_for("/a.ks");
     vm.press("\x18");
     let screen = vm.first_screen();
     server.kill().unwrap();

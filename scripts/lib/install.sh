@@ -20,6 +20,8 @@ packages_of() {
     # Failing disks in user space, and disks that somebody else uses.
     faults) echo nbdkit libnbd-bin fuse3 lvm2 mdadm strace ;;
     guest) echo busybox-static cpio zstd kmod udev lvm2 mdadm e2fsprogs xfsprogs reiserfsprogs fdisk libc-bin binutils ;;
+    # What mt-image starts, and firmware with and without Secure Boot for the machines that its images are tried in.
+    image) echo mmdebstrap squashfs-tools xorriso mtools dosfstools util-linux binutils ovmf libarchive-tools ;;
     bench) echo nbdkit libnbd-bin rsync ;;
     deny) echo python3 python3-venv ;;
     # The vCenter simulator, and govc from Debian's source package.

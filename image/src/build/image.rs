@@ -1,21 +1,23 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `mt-image build`: from a spec to ISO, package manifest, SBOM and SHA256SUMS.
+//! `mt-image build`: from a spec to ISO, OVA, package manifest, SBOM and SHA256SUMS.
 
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use super::ova::{self, OvaOptions};
 use super::stage::{self, Inputs, Stage};
 use crate::command;
 use crate::error::{Error, Kind, Result, shown};
 use crate::iso::{self, IsoParts, sha256_of};
 use crate::publish::{Existing, Unpublished, refuse_existing};
 use crate::rootfs::debian;
+use crate::sbom::cyclonedx::{self, Crate, crates_of};
 use crate::sbom::{Lock, spdx};
 use crate::work::WorkFolder;
 
 /// What to build, and where.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Request {
     /// What goes in.
     pub inputs: Inputs,
@@ -23,12 +25,38 @@ pub struct Request {
     pub out: PathBuf,
     /// Folder for the stage and everything temporary.
     pub work: PathBuf,
+    /// What cargo says of the workspace that the programs were built in.
+    pub crates: Option<PathBuf>,
     /// Lock file to hold the packages against.
-    pub lock: Option<PathBuf>,
+    pub pinned: Option<Pinned>,
+    /// Make the ISO.
+    pub iso: bool,
+    /// Make the OVA, of this disk.
+    pub ova: Option<DiskFrom>,
+    /// How the OVA is made.
+    pub ova_options: OvaOptions,
     /// What to do with artefacts of the same names.
     pub existing: Existing,
     /// Keep the stage after a build that went well.
     pub keep_stage: bool,
+}
+
+/// A lock file, and what follows where the packages differ from it.
+#[derive(Debug, Clone)]
+pub struct Pinned {
+    /// The file.
+    pub path: PathBuf,
+    /// Fail, instead of a warning.
+    pub strict: bool,
+}
+
+/// Where the disk of the OVA comes from.
+#[derive(Debug, Clone)]
+pub enum DiskFrom {
+    /// The installer makes it.
+    Installer,
+    /// A raw disk that is there.
+    File(PathBuf),
 }
 
 impl Request {
@@ -37,27 +65,45 @@ impl Request {
         self.out.join(format!("{}-{}{ending}", spec.name, spec.version))
     }
 
+    /// Every file that the build puts under its final name.
+    fn artefacts(&self) -> Artefacts {
+        Artefacts {
+            iso: self.iso.then(|| self.artefact(".iso")),
+            ova: self.ova.is_some().then(|| self.artefact(".ova")),
+            packages: self.artefact(".packages.json"),
+            spdx: self.artefact(".spdx.json"),
+            cyclonedx: self.artefact(".cdx.json"),
+        }
+    }
+
     /// What will be done, step by step.
     #[must_use]
     pub fn plan(&self) -> Vec<String> {
         let spec = &self.inputs.spec;
+        let artefacts = self.artefacts();
         let from: Vec<&str> = spec.rootfs.sources.iter().map(String::as_str).collect();
-        let given = |path: &Option<PathBuf>| path.as_deref().map_or_else(|| "left out".to_owned(), shown);
-        vec![
+        let mut steps = vec![
             format!(
                 "install {} packages of {} and what they depend on",
                 spec.rootfs.packages.len(),
                 spec.rootfs.release
             ),
             format!("  from {}", from.join("; ")),
+            match &self.pinned {
+                Some(Pinned { path, strict: true }) => {
+                    format!("refuse packages that differ from {}", shown(path))
+                }
+                Some(Pinned { path, .. }) => format!("name packages that differ from {}", shown(path)),
+                None => "take whichever versions the mirror has: there is no lock file".to_owned(),
+            },
             format!(
                 "add own files from {}",
                 self.inputs
                     .overlay()
                     .map_or_else(|error| error.to_string(), |path| shown(&path))
             ),
-            format!("add the agent: {}", given(&self.inputs.agent)),
-            format!("add the installer: {}", given(&self.inputs.installer)),
+            format!("add the agent: {}", shown(&self.inputs.agent)),
+            format!("add the installer: {}", shown(&self.inputs.installer)),
             format!(
                 "leave out {} module folders and {} paths",
                 spec.modules.drop.len(),
@@ -67,19 +113,55 @@ impl Request {
                 "prove that {} kernel modules are there and no secret is",
                 spec.modules.required.len()
             ),
-            format!("hold the packages against the lock file: {}", given(&self.lock)),
-            format!(
+        ];
+        if let Some(iso) = &artefacts.iso {
+            steps.push(format!(
                 "write {} (at most {} MiB)",
-                shown(&self.artefact(".iso")),
+                shown(iso),
                 spec.sizes.iso_mib_max
-            ),
-            format!(
-                "write {} and {}",
-                shown(&self.artefact(".packages.json")),
-                shown(&self.artefact(".spdx.json"))
-            ),
-            format!("write {}", shown(&self.out.join("SHA256SUMS"))),
-        ]
+            ));
+        }
+        if let (Some(ova), Some(disk)) = (&artefacts.ova, &self.ova) {
+            steps.push(match disk {
+                DiskFrom::Installer => {
+                    format!("install the appliance onto a disk of {} GiB", spec.sizes.disk_gib)
+                }
+                DiskFrom::File(path) => format!("take the disk {}", shown(path)),
+            });
+            steps.push(format!(
+                "write {} (at most {} MiB)",
+                shown(ova),
+                spec.sizes.ova_mib_max
+            ));
+        }
+        steps.push(format!(
+            "write {}, {} and {}",
+            shown(&artefacts.packages),
+            shown(&artefacts.spdx),
+            shown(&artefacts.cyclonedx)
+        ));
+        steps.push(format!("write {}", shown(&self.out.join("SHA256SUMS"))));
+        steps
+    }
+}
+
+/// Final names of what a build makes.
+#[derive(Debug)]
+struct Artefacts {
+    iso: Option<PathBuf>,
+    ova: Option<PathBuf>,
+    packages: PathBuf,
+    spdx: PathBuf,
+    cyclonedx: PathBuf,
+}
+
+impl Artefacts {
+    fn all(&self) -> Vec<PathBuf> {
+        let images = self.iso.iter().chain(&self.ova);
+        images
+            .chain([&self.packages, &self.spdx, &self.cyclonedx])
+            .cloned()
+            .collect()
     }
 }
 
@@ -99,48 +181,91 @@ pub fn prepare(request: &Request, say: &dyn Fn(&str)) -> Result<Stage> {
 /// Nothing half-made is left under a final name; a finished stage is kept for the next try.
 pub fn build(request: &Request, say: &dyn Fn(&str)) -> Result<Vec<PathBuf>> {
     let spec = &request.inputs.spec;
-    let artefacts = [".iso", ".packages.json", ".spdx.json"].map(|ending| request.artefact(ending));
-    for path in &artefacts {
+    let artefacts = request.artefacts();
+    let all = artefacts.all();
+    for path in &all {
         refuse_existing(path, request.existing)?;
     }
+    let crates = match &request.crates {
+        Some(path) => read_crates(path)?,
+        None => Vec::new(),
+    };
     let stage = prepare(request, say)?;
-    if let Some(lock) = &request.lock {
-        hold_against(lock, &stage)?;
+    if let Some(pinned) = &request.pinned {
+        hold_against(pinned, &stage, say)?;
     }
     fs::create_dir_all(&request.out).map_err(|error| Error::io("create", &request.out, error))?;
-    let scratch = WorkFolder::create(&request.out)?;
+    if let Some(target) = &artefacts.iso {
+        build_iso(request, &stage, target, say)?;
+    }
+    if let (Some(target), Some(disk)) = (&artefacts.ova, &request.ova) {
+        build_ova(request, disk, target, say)?;
+    }
+    write_json(&artefacts.packages, &stage.packages, request.existing)?;
+    let created = rfc3339(spec.source_date);
+    write_json(
+        &artefacts.spdx,
+        &spdx(spec, &created, &stage.packages),
+        request.existing,
+    )?;
+    write_json(
+        &artefacts.cyclonedx,
+        &cyclonedx::render(spec, &created, &stage.packages, &crates),
+        request.existing,
+    )?;
+    write_sums(&request.out, &all)?;
+    if !request.keep_stage {
+        stage::forget(&request.work)?;
+    }
+    Ok(all)
+}
+
+/// Reads what cargo says of the workspace; its `Cargo.lock` lies in the workspace's folder.
+fn read_crates(path: &Path) -> Result<Vec<Crate>> {
+    #[derive(serde::Deserialize)]
+    struct Root {
+        workspace_root: PathBuf,
+    }
+    let wrong = |text: String| {
+        let hint = "make it with cargo metadata --format-version 1 --locked --filter-platform TRIPLE";
+        Error::new(Kind::Config, format!("{}: {text}", shown(path))).hint(hint)
+    };
+    let metadata =
+        fs::read_to_string(path).map_err(|error| Error::io("read cargo's metadata", path, error))?;
+    let root: Root = serde_json::from_str(&metadata).map_err(|error| wrong(error.to_string()))?;
+    let lock = root.workspace_root.join("Cargo.lock");
+    let lock = fs::read_to_string(&lock).map_err(|error| Error::io("read", &lock, error))?;
+    crates_of(&metadata, &lock, cyclonedx::PROGRAMS).map_err(wrong)
+}
+
+fn build_iso(request: &Request, stage: &Stage, target: &Path, say: &dyn Fn(&str)) -> Result<()> {
+    let spec = &request.inputs.spec;
     say("ISO: writing");
-    let parts = IsoParts {
+    let scratch = WorkFolder::create(&request.out)?;
+    let made = iso::build(&IsoParts {
         stage: &stage.path,
         scratch: scratch.path(),
         version: &spec.version,
         source_date: spec.source_date,
-    };
-    let made = iso::build(&parts)?;
+    })?;
     let size = made
         .metadata()
         .map_err(|error| Error::io("examine", &made, error))?
         .len();
-    if size > spec.sizes.iso_mib_max << 20 {
-        let text = format!(
-            "the ISO has {} MiB, sizes.iso_mib_max allows {}",
-            size.div_ceil(1 << 20),
-            spec.sizes.iso_mib_max
-        );
-        return Err(Error::new(Kind::Config, text).hint("trim more, or raise the bound in the spec"));
-    }
-    iso::publish(&made, &artefacts[0], request.existing)?;
-    write_json(&artefacts[1], &stage.packages, request.existing)?;
-    write_json(
-        &artefacts[2],
-        &spdx(spec, &rfc3339(spec.source_date), &stage.packages),
-        request.existing,
-    )?;
-    write_sums(&request.out, &artefacts)?;
-    if !request.keep_stage {
-        stage::forget(&request.work)?;
-    }
-    Ok(artefacts.to_vec())
+    refuse_large("ISO", size, "iso_mib_max", spec.sizes.iso_mib_max)?;
+    iso::publish(&made, target, request.existing)
+}
+
+fn build_ova(request: &Request, disk: &DiskFrom, target: &Path, say: &dyn Fn(&str)) -> Result<()> {
+    let path = match disk {
+        DiskFrom::File(path) => path,
+        DiskFrom::Installer => {
+            let text = "the installer cannot make the disk of an OVA yet";
+            return Err(Error::new(Kind::Usage, text).hint("name a raw disk with --disk, or give --iso"));
+        }
+    };
+    say("OVA: compressing the disk");
+    ova::build(&request.inputs.spec, path, target, &request.ova_options).map(drop)
 }
 
 /// Writes the lock file of a build's packages.
@@ -163,33 +288,52 @@ pub fn lock(request: &Request, target: &Path, say: &dyn Fn(&str)) -> Result<usiz
     Ok(lock.packages.len())
 }
 
-fn hold_against(path: &Path, stage: &Stage) -> Result<()> {
+fn hold_against(pinned: &Pinned, stage: &Stage, say: &dyn Fn(&str)) -> Result<()> {
+    let path = &pinned.path;
     let text = fs::read_to_string(path).map_err(|error| Error::io("read the lock file", path, error))?;
     let lock: Lock = toml::from_str(&text).map_err(|error| {
-        Error::new(
-            Kind::Config,
-            format!("lock file {}: {}", shown(path), error.message()),
-        )
+        let text = format!("lock file {}: {}", shown(path), error.message());
+        Error::new(Kind::Config, text).hint("renew it with mt-image lock")
     })?;
     let found = lock.differences(&stage.packages);
     if found.is_empty() {
+        say(&format!(
+            "packages: all {} as in {}",
+            lock.packages.len(),
+            shown(path)
+        ));
         return Ok(());
     }
-    let more = if found.len() > 10 {
-        format!("\n  and {} more", found.len() - 10)
-    } else {
-        String::new()
-    };
-    let first: Vec<&str> = found.iter().take(10).map(String::as_str).collect();
-    Err(Error::new(
-        Kind::Config,
-        format!(
-            "the packages differ from {}:\n  {}{more}",
-            shown(path),
-            first.join("\n  ")
-        ),
-    )
-    .hint("renew the lock file with mt-image lock, and look at what changed"))
+    // The mirror of a stable release keeps only the newest of each package, so an older one cannot be asked for.
+    let text = format!(
+        "the mirror has moved on since {} was made, {} differ:\n  {}",
+        shown(path),
+        match found.len() {
+            1 => "1 package".to_owned(),
+            count => format!("{count} packages"),
+        },
+        found.join("\n  ")
+    );
+    let hint = "look at what changed, then renew the lock file with mt-image lock --spec SPEC";
+    if pinned.strict {
+        return Err(Error::new(Kind::Config, text).hint(hint));
+    }
+    say(&format!(
+        "warning: {text}\nhint: {hint}; --locked makes this an error"
+    ));
+    Ok(())
+}
+
+/// Refuses an artefact that outgrew the bound of its spec.
+pub(super) fn refuse_large(what: &str, size: u64, key: &str, mib_max: u64) -> Result<()> {
+    if size <= mib_max << 20 {
+        return Ok(());
+    }
+    let text = format!(
+        "the {what} has {} MiB, sizes.{key} allows {mib_max}",
+        size.div_ceil(1 << 20)
+    );
+    Err(Error::new(Kind::Config, text).hint("trim more, or raise the bound in the spec"))
 }
 
 fn write_json<T: serde::Serialize>(path: &Path, value: &T, existing: Existing) -> Result<()> {

@@ -129,6 +129,7 @@ pub fn build(spec: &ImageSpec, disk: &Path, out: &Path, options: &OvaOptions) ->
         .metadata()
         .map_err(|error| Error::io("examine", out, error))?
         .len();
+    super::image::refuse_large("OVA", size, "ova_mib_max", spec.sizes.ova_mib_max)?;
     published.publish()?;
     Ok(OvaOutcome {
         size,

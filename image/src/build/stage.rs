@@ -41,9 +41,9 @@ pub struct Inputs {
     /// Its file, for the overlay and the key.
     pub spec_path: PathBuf,
     /// The agent's program.
-    pub agent: Option<PathBuf>,
+    pub agent: PathBuf,
     /// The installer's program.
-    pub installer: Option<PathBuf>,
+    pub installer: PathBuf,
 }
 
 /// A finished stage.
@@ -73,12 +73,24 @@ impl Inputs {
             .map_err(|error| Error::io("find rootfs.overlay of the spec,", &folder, error))
     }
 
+    /// Refuses unless the programs are there.
+    fn require_programs(&self) -> Result<()> {
+        for (name, path) in [("agent", &self.agent), ("installer", &self.installer)] {
+            if !path.is_file() {
+                let text = format!("the {name}'s program {} is no file", shown(path));
+                let hint = format!("build it first (cargo build --release), or name it with --{name}");
+                return Err(Error::new(Kind::Usage, text).hint(hint));
+            }
+        }
+        Ok(())
+    }
+
     /// Name of everything that goes in: spec, overlay, programs, and the version of this program.
     fn key(&self) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
         hasher.update(env!("CARGO_PKG_VERSION").as_bytes());
         let mut files = vec![self.spec_path.clone()];
-        files.extend(self.agent.iter().chain(&self.installer).cloned());
+        files.extend([self.agent.clone(), self.installer.clone()]);
         collect(&self.overlay()?, &mut files)?;
         for path in files {
             let bytes = fs::read(&path).map_err(|error| Error::io("read", &path, error))?;
@@ -113,6 +125,7 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
 /// # Errors
 /// A mirror, a package, a program or the space is missing. What was begun is removed.
 pub fn prepare(inputs: &Inputs, work: &Path, say: &dyn Fn(&str)) -> Result<Stage> {
+    inputs.require_programs()?;
     fs::create_dir_all(work).map_err(|error| Error::io("create", work, error))?;
     // First, since it finds missing files before anything is fetched.
     let own_key = inputs.key()?;
@@ -198,14 +211,10 @@ pub fn forget(work: &Path) -> Result<()> {
 
 fn make(inputs: &Inputs, base: &Path, scratch: &Path, say: &dyn Fn(&str)) -> Result<PathBuf> {
     let (spec, root, stage) = (&inputs.spec, scratch.join("root"), scratch.join("stage"));
-    let mut files: Vec<(&Path, &str)> = Vec::new();
-    files.extend(inputs.agent.as_deref().map(|path| (path, "usr/bin/mt-agent")));
-    files.extend(
-        inputs
-            .installer
-            .as_deref()
-            .map(|path| (path, "usr/sbin/mt-installer")),
-    );
+    let files: [(&Path, &str); 2] = [
+        (&inputs.agent, "usr/bin/mt-agent"),
+        (&inputs.installer, "usr/sbin/mt-installer"),
+    ];
     say("root file system: making it of the packages");
     let parts = debian::Parts {
         spec,

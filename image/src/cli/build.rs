@@ -3,12 +3,12 @@
 
 use std::path::PathBuf;
 
+use super::ova::BuildOptions;
 use super::say;
 use super::vmdk::existing;
-use crate::build::image::{self, Request};
+use crate::build::image::{self, DiskFrom, Pinned, Request};
 use crate::build::stage::Inputs;
 use crate::error::{Error, Kind, Result, shown};
-use crate::spec;
 
 /// What the three verbs share.
 #[derive(Debug, clap::Args)]
@@ -16,55 +16,98 @@ pub struct Arguments {
     /// Image spec
     #[arg(long)]
     spec: PathBuf,
+    /// Make the ISO [default: ISO and OVA]
+    #[arg(long)]
+    iso: bool,
+    /// Make the OVA [default: ISO and OVA]
+    #[arg(long)]
+    ova: bool,
     /// Folder for the artefacts
     #[arg(long, default_value = "dist")]
     out: PathBuf,
     /// Folder for what is temporary
     #[arg(long, default_value = "work")]
     work: PathBuf,
-    /// Version instead of the spec's
-    #[arg(long)]
-    version: Option<String>,
-    /// The agent's program, to be put into the image
+    /// The agent's program [default: mt-agent beside this program]
     #[arg(long)]
     agent: Option<PathBuf>,
-    /// The installer's program, to be put into the image
+    /// The installer's program [default: mt-installer beside this program]
     #[arg(long)]
     installer: Option<PathBuf>,
-    /// Lock file to hold the packages against
+    /// Raw disk for the OVA instead of one made by the installer
+    #[arg(long)]
+    disk: Option<PathBuf>,
+    /// What cargo metadata prints, for the crates in the bill of materials
+    #[arg(long)]
+    crates: Option<PathBuf>,
+    /// Lock file to hold the packages against [default: the spec's, .lock.toml]
     #[arg(long)]
     lock: Option<PathBuf>,
+    /// Fail where the packages differ from the lock file, instead of a warning
+    #[arg(long)]
+    locked: bool,
     /// Keep the root file system for further builds
     #[arg(long)]
     keep_stage: bool,
     /// Replace artefacts of the same names
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    options: BuildOptions,
 }
 
 impl Arguments {
+    /// The lock file: the one named, or the one that belongs to the spec.
+    fn lock_path(&self) -> PathBuf {
+        self.lock
+            .clone()
+            .unwrap_or_else(|| self.spec.with_extension("lock.toml"))
+    }
+
     fn request(self) -> Result<Request> {
-        let mut spec = spec::load(&self.spec)?;
-        if let Some(version) = self.version {
-            spec::check_version(&version)
-                .map_err(|text| Error::new(Kind::Usage, format!("--version: {text}")))?;
-            spec.version = version;
-        }
-        let inputs = Inputs {
-            spec,
-            spec_path: self.spec,
-            agent: self.agent,
-            installer: self.installer,
+        let spec = self.options.apply(&self.spec)?;
+        let lock_path = self.lock_path();
+        let named = self.lock.is_some() || self.locked;
+        let pinned = (named || lock_path.is_file()).then_some(Pinned {
+            path: lock_path,
+            strict: self.locked,
+        });
+        let both = self.iso == self.ova;
+        let installer = program(self.installer, "mt-installer")?;
+        let disk = match self.disk {
+            Some(path) => DiskFrom::File(path),
+            None => DiskFrom::Installer,
         };
         Ok(Request {
-            inputs,
+            inputs: Inputs {
+                spec,
+                spec_path: self.spec,
+                agent: program(self.agent, "mt-agent")?,
+                installer,
+            },
             out: self.out,
             work: self.work,
-            lock: self.lock,
+            crates: self.crates,
+            pinned,
+            iso: self.iso || both,
+            ova: (self.ova || both).then_some(disk),
+            ova_options: self.options.ova_options(self.force)?,
             existing: existing(self.force),
             keep_stage: self.keep_stage,
         })
     }
+}
+
+/// A program of this project: the one named, or the one beside this program, as cargo and `scripts/build` leave them.
+fn program(named: Option<PathBuf>, name: &str) -> Result<PathBuf> {
+    if let Some(path) = named {
+        return Ok(path);
+    }
+    let own = std::env::current_exe().map_err(|error| {
+        let text = format!("cannot find this program's file: {error}");
+        Error::new(Kind::Unexpected, text)
+    })?;
+    Ok(own.with_file_name(name))
 }
 
 fn progress(text: &str) {
@@ -81,10 +124,7 @@ pub fn plan(arguments: Arguments) -> Result<()> {
 }
 
 pub fn lock(arguments: Arguments) -> Result<()> {
-    let target = arguments
-        .lock
-        .clone()
-        .unwrap_or_else(|| arguments.spec.with_extension("lock"));
+    let target = arguments.lock_path();
     let mut request = arguments.request()?;
     request.keep_stage = true;
     let count = image::lock(&request, &target, &progress)?;

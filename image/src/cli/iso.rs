@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `mt-image iso embed-ks`.
+//! `mt-image iso embed-ks|verify`.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
-use super::say;
-use super::vmdk::existing;
-use crate::error::{Result, shown};
-use crate::iso::embed_kickstart;
+use super::vmdk::{existing, size_of};
+use super::{judge, say, say_json};
+use crate::error::{Error, Fault, Result, shown};
+use crate::iso::embed::embed_kickstart;
+use crate::iso::seal;
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
@@ -25,18 +27,58 @@ pub enum Verb {
         #[arg(long)]
         force: bool,
     },
+    /// Check that a medium is as it was made, byte for byte
+    Verify {
+        /// Installation medium
+        iso: PathBuf,
+        /// Print the result as JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 pub fn run(verb: Verb) -> Result<()> {
-    let Verb::EmbedKs {
-        iso,
-        kickstart,
-        out,
-        force,
-    } = verb;
-    embed_kickstart(&iso, &kickstart, &out, existing(force))?;
-    say(&format!(
-        "{}: starts the unattended installation by itself",
-        shown(&out)
-    ))
+    match verb {
+        Verb::EmbedKs {
+            iso,
+            kickstart,
+            out,
+            force,
+        } => {
+            embed_kickstart(&iso, &kickstart, &out, existing(force))?;
+            say(&format!(
+                "{}: starts the unattended installation by itself",
+                shown(&out)
+            ))
+        }
+        Verb::Verify { iso, json } => verify(&iso, json),
+    }
+}
+
+fn verify(iso: &Path, json: bool) -> Result<()> {
+    #[derive(serde::Serialize)]
+    struct Report {
+        size: u64,
+        faults: Vec<Fault>,
+    }
+    let file = File::open(iso).map_err(|error| Error::io("open", iso, error))?;
+    let report = Report {
+        size: size_of(&file, iso)?,
+        faults: seal::verify(iso)?,
+    };
+    if json {
+        say_json(&report)?;
+    } else if report.faults.is_empty() {
+        say(&format!(
+            "{}: good, all {} bytes are as they were made",
+            shown(iso),
+            report.size
+        ))?;
+    } else {
+        report
+            .faults
+            .iter()
+            .try_for_each(|fault| say(&fault.to_string()))?;
+    }
+    judge(&shown(iso), &report.faults)
 }
