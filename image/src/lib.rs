@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Builds the bootable ISO and the OVA of the master target, and judges such files of any maker.
 
+pub mod agent_tarball;
 pub mod build;
 pub mod cli;
 pub mod command;

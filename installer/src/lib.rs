@@ -4,6 +4,7 @@
 //! Pure modules think (`kickstart`, `plan`, ...), thin edges act (`execute`, `command`, ...).
 
 pub mod cli;
+pub mod custom_change;
 pub mod error;
 pub mod medium;
 pub mod screen;

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Fault, Kind, Result};
 
+mod agent_tarball;
 mod build;
 mod iso;
 mod ova;
@@ -44,6 +45,8 @@ enum Noun {
     Lock(build::Arguments),
     /// Install the packages of an el spec into a folder
     Rootfs(rootfs::Arguments),
+    /// Make the agent's tarball, for machines that bring their own system
+    AgentTarball(agent_tarball::Arguments),
     /// Installation media
     #[command(subcommand)]
     Iso(iso::Verb),
@@ -87,6 +90,7 @@ pub fn run() -> ExitCode {
         Noun::Plan(arguments) => build::plan(arguments),
         Noun::Lock(arguments) => build::lock(arguments),
         Noun::Rootfs(arguments) => rootfs::run(&arguments),
+        Noun::AgentTarball(arguments) => agent_tarball::run(arguments),
         Noun::Iso(verb) => iso::run(verb),
         Noun::Janitor { folder } => crate::work::janitor(&folder),
         Noun::Vmdk(verb) => vmdk::run(verb),

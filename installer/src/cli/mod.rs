@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Kind, Result};
 
+mod custom_change;
 mod start;
 
 /// Version of every JSON document this program prints.
@@ -28,6 +29,9 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Noun {
+    /// Make a Debian or EL system a master target, once
+    #[command(subcommand)]
+    CustomChange(custom_change::Verb),
     /// Show the first screen of the installation medium and wait for Enter
     Start,
 }
@@ -48,6 +52,7 @@ pub fn run() -> ExitCode {
         }
     };
     let done = match arguments.noun {
+        Noun::CustomChange(verb) => custom_change::run(verb),
         Noun::Start => start::run(),
     };
     match done {
@@ -81,7 +86,6 @@ pub(crate) fn say(text: &str) -> Result<()> {
 ///
 /// # Errors
 /// Standard output cannot be written.
-#[expect(dead_code, reason = "for the reading commands")]
 pub(crate) fn say_json<T: serde::Serialize>(value: &T) -> Result<()> {
     #[derive(serde::Serialize)]
     struct Document<'a, T> {
