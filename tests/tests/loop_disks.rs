@@ -166,7 +166,14 @@ fn loop_the_appliances_own_disk_is_refused() {
     let mut scene = scene();
     let root = run(
         "findmnt",
-        &["--noheadings", "--nofsroot", "--output", "SOURCE", "--target", "/"],
+        &[
+            "--noheadings",
+            "--nofsroot",
+            "--output",
+            "SOURCE",
+            "--target",
+            "/",
+        ],
     );
     if !root.starts_with("/dev/") {
         let reason = format!("/ is on {root}, which is no block device");
