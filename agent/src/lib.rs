@@ -3,11 +3,14 @@
 pub mod cli;
 pub mod config;
 pub mod disks;
+pub mod epochs;
 pub mod error;
+pub mod failover;
 pub mod hub;
 pub mod io;
 pub mod logging;
 pub mod model;
+pub mod nbd;
 pub mod net;
 pub mod random;
 pub mod seeding;

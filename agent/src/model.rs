@@ -148,6 +148,31 @@ pub enum JobKind {
     Seeding,
     /// Comparing the two.
     Verify,
+    /// Bringing a machine to a new consistent instant.
+    Epoch,
+    /// Bringing a machine's disks to a recovery point.
+    Roll,
+    /// Making a machine's disks ready to be taken over at home.
+    Failover,
+    /// Going back from a failover to replication.
+    Cancel,
+    /// Putting disks back as they were before a failover that was committed.
+    Undo,
+}
+
+impl JobKind {
+    /// The word for people.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Seeding => "seeding",
+            Self::Verify => "verification",
+            Self::Epoch => "epoch",
+            Self::Roll => "roll",
+            Self::Failover => "failover",
+            Self::Cancel => "cancel",
+            Self::Undo => "undo",
+        }
+    }
 }
 
 /// Where a job is.
@@ -173,9 +198,9 @@ pub struct Job {
     pub id: JobId,
     /// What it does.
     pub kind: JobKind,
-    /// The pair, `MACHINE/DISK`.
+    /// The pair, `MACHINE/DISK`; the machine, where the job is about all of its disks.
     pub pair: String,
-    /// Address of the source.
+    /// Address of the source; "local" for a job of the target's own.
     pub peer: String,
     /// Where it is.
     pub state: JobState,

@@ -59,6 +59,7 @@ pub fn kind_word(kind: JobKind) -> &'static str {
     match kind {
         JobKind::Seeding => "seeding",
         JobKind::Verify => "verify",
+        other => other.word(),
     }
 }
 

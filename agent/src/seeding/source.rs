@@ -85,7 +85,7 @@ pub enum Action {
         /// The mark in bytes.
         durable: u64,
     },
-    /// The whole disk is compared and, when seeding, equal and durable.
+    /// The whole disk is compared and, when seeding, equal and durable; inside an epoch, all of it was received.
     Finished,
     /// The target refused, and why.
     Refused(Refusal),
@@ -239,7 +239,7 @@ impl SourceSession {
             if self.regions.is_empty() && self.next_read >= self.progress.size {
                 self.phase = Phase::Ending;
                 let end = match self.mode {
-                    Mode::Seed => SeedingEnd {
+                    Mode::Seed | Mode::Epoch => SeedingEnd {
                         bytes_sent: self.progress.bytes_sent,
                         bytes_zeroed: self.progress.bytes_zeroed,
                     },
@@ -290,7 +290,15 @@ impl SourceSession {
                 }
                 self.compare_sub_blocks(sub.offset, actions)?;
             }
-            (Phase::Running | Phase::Ending, Message::Durable { offset }) if self.mode == Mode::Seed => {
+            (
+                Phase::Running | Phase::Ending,
+                message @ (Message::Durable { .. } | Message::Received { .. }),
+            ) if self.mode != Mode::Verify => {
+                let offset = match (self.mode, &message) {
+                    (Mode::Seed, Message::Durable { offset })
+                    | (Mode::Epoch, Message::Received { offset }) => *offset,
+                    _ => return Err(format!("{} may not come in {:?}", message.name(), self.mode)),
+                };
                 // A mark beyond what was settled would be stored, and the next seeding would begin behind a gap.
                 if offset < self.progress.durable || offset > self.settled_prefix() {
                     return Err(format!(
@@ -314,7 +322,10 @@ impl SourceSession {
                     ));
                 }
                 self.phase = Phase::Over;
-                actions.push(Action::Send(Message::Close));
+                // Inside an epoch the next disk follows, or the end of the epoch.
+                if self.mode != Mode::Epoch {
+                    actions.push(Action::Send(Message::Close));
+                }
                 actions.push(Action::Finished);
             }
             (phase, message) => return Err(format!("{} may not come in phase {phase:?}", message.name())),
@@ -500,7 +511,7 @@ impl SourceSession {
         let Some(region) = self.regions.remove(&offset) else {
             return;
         };
-        if self.mode == Mode::Seed {
+        if self.mode != Mode::Verify {
             if !extents.is_empty() {
                 self.progress.bytes_sent += extents.iter().map(|extent| u64::from(extent.len)).sum::<u64>();
                 actions.push(Action::SendExtents {

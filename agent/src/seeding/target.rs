@@ -140,7 +140,7 @@ pub struct Progress {
     pub size: u64,
     /// Everything before this offset is settled.
     pub settled: u64,
-    /// Everything before this offset is durable and acknowledged.
+    /// Everything before this offset is durable and acknowledged; inside an epoch, received and acknowledged as such.
     pub durable: u64,
     /// Bytes of extents written.
     pub bytes_written: u64,
@@ -333,7 +333,7 @@ impl TargetSession {
                     blocks: want.blocks,
                 });
             }
-            (Phase::Running, Message::Extents(extents)) if self.mode == Mode::Seed => {
+            (Phase::Running, Message::Extents(extents)) if self.mode != Mode::Verify => {
                 let ranges = extents.iter().map(|extent| Range {
                     offset: extent.offset,
                     len: u64::from(extent.len),
@@ -349,7 +349,7 @@ impl TargetSession {
                     payload,
                 });
             }
-            (Phase::Running, Message::ZeroRanges(ranges)) if self.mode == Mode::Seed => {
+            (Phase::Running, Message::ZeroRanges(ranges)) if self.mode != Mode::Verify => {
                 let (region, bytes) = self.claim(ranges.iter().copied(), "ZeroRanges")?;
                 self.progress.bytes_zeroed += bytes;
                 actions.push(Action::Zero { region, ranges });
@@ -491,7 +491,18 @@ impl TargetSession {
 
     /// Begins to make the settled prefix durable, when it is ahead of the mark and nothing is under way.
     fn sync_if_behind<P>(&mut self, actions: &mut Vec<Action<P>>) {
-        let may = matches!(self.phase, Phase::Running | Phase::Ending) && self.mode == Mode::Seed;
+        if !matches!(self.phase, Phase::Running | Phase::Ending) {
+            return;
+        }
+        if self.mode == Mode::Epoch && self.progress.settled > self.progress.durable {
+            // Half an epoch is never durable: what is told here is worth something as long as this process lives.
+            self.progress.durable = self.progress.settled;
+            actions.push(Action::Send(Message::Received {
+                offset: self.progress.settled,
+            }));
+            return;
+        }
+        let may = self.mode == Mode::Seed;
         if may && self.sync == Sync::Idle && self.progress.settled > self.progress.durable {
             self.sync(actions);
         }

@@ -274,6 +274,7 @@ fn verb(mode: Mode) -> &'static str {
     match mode {
         Mode::Seed => "seeding",
         Mode::Verify => "verifying",
+        Mode::Epoch => "sending an epoch",
     }
 }
 

@@ -146,7 +146,7 @@ pub fn pair(pair: &Pair, mark: Option<SeedingMark>, snapshot: &Snapshot) -> Pair
             durable: job.bytes_durable,
             lag: match job.kind {
                 JobKind::Seeding => job.bytes_done.saturating_sub(job.bytes_durable),
-                JobKind::Verify => 0,
+                _ => 0,
             },
             rate: session.rate,
             seconds_left: session.seconds_left,

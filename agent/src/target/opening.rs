@@ -100,7 +100,7 @@ pub fn open_pair(opener: &Opener, open: &OpenPair, peer: SocketAddr) -> Result<O
     }
     check_sizes(&pair, &name, open)?;
     let purpose = match open.mode {
-        Mode::Seed => Purpose::Write,
+        Mode::Seed | Mode::Epoch => Purpose::Write,
         Mode::Verify => Purpose::Verify,
     };
     let paired = PairedDisk {
@@ -111,7 +111,8 @@ pub fn open_pair(opener: &Opener, open: &OpenPair, peer: SocketAddr) -> Result<O
     };
     let disk = open_paired(&paired, &opener.disks, purpose).map_err(|error| gate_refusal(&name, &error))?;
     let (seeding_id, start) = match open.mode {
-        Mode::Verify => ([0; 16], 0),
+        // A disk of an epoch is opened with its machine, never alone.
+        Mode::Verify | Mode::Epoch => ([0; 16], 0),
         Mode::Seed => begin_or_resume(opener, &pair, open, &disk)?,
     };
     let disk = Arc::new(HeldDisk { disk, _hold: hold });

@@ -38,6 +38,7 @@ impl SessionReport {
         let kind = match opened.mode {
             Mode::Seed => JobKind::Seeding,
             Mode::Verify => JobKind::Verify,
+            Mode::Epoch => JobKind::Epoch,
         };
         let job = Job {
             id: JobId(0),
@@ -64,7 +65,7 @@ impl SessionReport {
         let scsi_id = opened.pair.scsi_id.to_string();
         tracing::info!(
             pair = %pair, scsi_id, job = job.id.0, peer = %peer,
-            "{} begins at {} of {} bytes", verb(kind), opened.start, opened.size
+            "{} begins at {} of {} bytes", kind.word(), opened.start, opened.size
         );
         let report = Self {
             pair_id: opened.pair.id,
@@ -99,7 +100,7 @@ impl SessionReport {
                 tracing::info!(
                     pair = %pair, scsi_id, job,
                     "{} done: {} bytes written, {} zeroed, {} on the wire",
-                    verb(self.job.kind), self.job.bytes_written, self.job.bytes_zeroed, self.job.bytes_on_wire
+                    self.job.kind.word(), self.job.bytes_written, self.job.bytes_zeroed, self.job.bytes_on_wire
                 );
                 if self.job.kind == JobKind::Seeding {
                     hub.clear(ALARM_RESYNC, &pair.to_string(), now);
@@ -109,7 +110,7 @@ impl SessionReport {
             Outcome::Closed => {
                 self.job.state = JobState::Interrupted;
                 self.job.error = Some("the source ended the session before it was through".to_owned());
-                tracing::warn!(pair = %pair, scsi_id, job, "{} ended by the source", verb(self.job.kind));
+                tracing::warn!(pair = %pair, scsi_id, job, "{} ended by the source", self.job.kind.word());
             }
             Outcome::Failed(refusal) => self.fail(hub, refusal, now),
         }
@@ -155,7 +156,7 @@ impl SessionReport {
         self.job.hint = Some(refusal.hint.clone()).filter(|hint| !hint.is_empty());
         tracing::warn!(
             pair = %self.pair, scsi_id = self.scsi_id, job = self.job.id.0, code = refusal.code.word(),
-            "{} failed: {}", verb(self.job.kind), refusal.text
+            "{} failed: {}", self.job.kind.word(), refusal.text
         );
         // A disk that fails may hold anything in the range that was under way: the pair has to be compared again.
         let doubt = matches!(refusal.code, ErrorCode::DiskFailed | ErrorCode::DiskMissing);
@@ -229,13 +230,6 @@ pub fn forget_mark(hub: &Hub, pair: PairId) {
     });
     if let Err(error) = outcome {
         tracing::error!("cannot forget the durable mark of a disk that was taken away: {error}");
-    }
-}
-
-fn verb(kind: JobKind) -> &'static str {
-    match kind {
-        JobKind::Seeding => "seeding",
-        JobKind::Verify => "verification",
     }
 }
 

@@ -23,13 +23,32 @@
 //!   | Close                           ------> |
 //! ```
 //!
+//! Since version 2 a connection may be for epochs instead. The disks of the machine are gone over one after the other by
+//! the same exchange, with the newest state that the target holds of them, be it on the disk or still in its log:
+//!
+//! ```text
+//! source                                   target
+//!   | OpenMachine                     ------> |   all disks of a machine; held from here on
+//!   | <------                 MachineOpened   |
+//!   | BeginEpoch                      ------> |   the one that was cut, or a new one
+//!   | <------                    EpochBegun   |
+//!   | OpenPair, mode Epoch            ------> |   one disk of it, as above from PairOpened to SeedingDone, but with
+//!   | <------                      Received   |   Received in place of Durable: half an epoch is never durable
+//!   |    ... the next disk                    |
+//!   | EpochExtents + payload          ------> |   where changes were tracked: no comparing, any disk, any order
+//!   | EpochZeroRanges                 ------> |
+//!   | EndEpoch                        ------> |   the instant: kind, time, name, tags, totals
+//!   | <------                  EpochDurable   |   all disks of it or none survive power loss from here on
+//!   | BeginEpoch, or Close            ------> |   AbandonEpoch before EndEpoch drops the epoch
+//! ```
+//!
 //! # How later versions fit in
 //!
 //! * The two hello messages never change. They carry a range of versions and 64 feature bits, so a peer that
 //!   knows more can offer it and one that knows less can refuse it in words.
-//! * Every frame names a *stream*. Stream 0 is the connection itself; version 1 opens pairs on stream 1 only, more streams
-//!   need nothing but a higher number.
-//! * Kinds are grouped ([`message`]): 64 to 95 are kept for epochs, 96 to 111 for a relay. A frame whose kind is not
+//! * Every frame names a *stream*. Stream 0 is the connection itself; pairs and machines are opened on stream 1
+//!   only, more streams need nothing but a higher number.
+//! * Kinds are grouped ([`message`]): 64 to 95 are for epochs, 96 to 111 are kept for a relay. A frame whose kind is not
 //!   known is refused, unless its sender set the *ignorable* flag; then it is skipped, body and payload.
 //! * A message that gains a field does so in a new version. A body with bytes left over is refused: silence about a
 //!   field that the sender thought important would be worse than a clear error.
@@ -51,6 +70,7 @@ pub use decoder::{Decoder, Frame};
 pub use frame::{FrameHeader, WireError};
 pub use hello::{Hello, HelloReply, Role};
 pub use message::{
-    Digest, Digests, ErrorCode, Extent, Message, Mode, OpenPair, PairOpened, Range, Refusal, SeedingEnd,
-    SubDigests, WantSubDigests,
+    BeginEpoch, Consistency, Digest, Digests, EndEpoch, EpochBegun, EpochDurable, EpochExtents, EpochTotals,
+    EpochZeroRanges, ErrorCode, Extent, MachineDisk, MachineOpened, Message, Mode, OpenMachine, OpenPair,
+    PairOpened, Range, Refusal, SeedingEnd, SubDigests, Tag, WantSubDigests,
 };

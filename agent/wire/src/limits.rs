@@ -46,7 +46,17 @@ pub const DISK_SIZE_MAX: u64 = 1 << 50;
 /// Most regions that the target may have announced and the source not yet settled. Bounds the memory of both.
 pub const REGION_WINDOW_MAX: u16 = 64;
 
+/// Most disks of one machine: four controllers of 64 places.
+pub const MACHINE_DISKS_MAX: usize = 256;
+
+/// Most tags of a recovery point.
+pub const TAGS_MAX: usize = 16;
+
+/// Longest key or value of a tag, and longest name of a recovery point, in bytes.
+pub const TAG_BYTES_MAX: usize = 128;
+
 const _: () = assert!(BLOCKS_PER_REGION as u64 * BLOCK_SIZE == REGION_SIZE);
 const _: () = assert!(SUB_BLOCKS_PER_BLOCK as u64 * SUB_BLOCK_SIZE == BLOCK_SIZE);
 const _: () = assert!(PAYLOAD_BYTES_MAX as u64 == REGION_SIZE);
+const _: () = assert!((NAME_BYTES_MAX + 16) * MACHINE_DISKS_MAX <= BODY_BYTES_MAX - 1024);
 const _: () = assert!(8 + EXTENTS_MAX * crate::message::EXTENT_SIZE <= BODY_BYTES_MAX);

@@ -6,6 +6,8 @@
 pub enum Version {
     // A new version goes on top of this list, with what it changed. Adding a message or a field without a new
     // version breaks peers that are already deployed.
+    /// Machines and epochs: kinds 64 to 74, and [`Mode::Epoch`](crate::Mode::Epoch) in `OpenPair`.
+    V2 = 2,
     /// Hello, one pair per connection, seeding and verifying by digests, durable marks.
     V1 = 1,
 }
@@ -13,13 +15,14 @@ pub enum Version {
 /// Oldest version this build speaks.
 pub const VERSION_MIN: u16 = 1;
 /// Newest version this build speaks.
-pub const VERSION_MAX: u16 = 1;
+pub const VERSION_MAX: u16 = 2;
 
 impl Version {
     /// The version with this number, when this build speaks it.
     pub fn from_number(number: u16) -> Option<Self> {
         match number {
             1 => Some(Self::V1),
+            2 => Some(Self::V2),
             _ => None,
         }
     }
@@ -51,8 +54,10 @@ mod tests {
         for (min, max, expected) in [
             (1, 1, Some(Version::V1)),
             (0, 1, Some(Version::V1)),
-            (1, 9, Some(Version::V1)),
-            (2, 9, None),
+            (1, 2, Some(Version::V2)),
+            (1, 9, Some(Version::V2)),
+            (2, 9, Some(Version::V2)),
+            (3, 9, None),
             (0, 0, None),
             (5, 1, None),
             (u16::MAX, u16::MAX, None),

@@ -2,7 +2,10 @@ use super::*;
 use crate::decoder::{Decoder, Frame};
 use crate::frame::{encode, encode_raw};
 use crate::fuzz;
-use crate::limits::{BODY_BYTES_MAX, FRAME_HEADER_SIZE};
+use crate::limits::{
+    BLOCK_SIZE, BLOCKS_PER_REGION, BODY_BYTES_MAX, FRAME_HEADER_SIZE, MACHINE_DISKS_MAX, NAME_BYTES_MAX,
+    PAYLOAD_BYTES_MAX, REGION_SIZE, REGION_WINDOW_MAX, TAGS_MAX,
+};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::{
@@ -60,7 +63,7 @@ fn digests() -> impl Strategy<Value = Digests> {
 }
 
 fn open_pair() -> impl Strategy<Value = OpenPair> {
-    let mode = prop_oneof![Just(Mode::Seed), Just(Mode::Verify)];
+    let mode = prop_oneof![Just(Mode::Seed), Just(Mode::Verify), Just(Mode::Epoch)];
     (
         mode,
         text(100),
@@ -94,8 +97,84 @@ fn open_pair() -> impl Strategy<Value = OpenPair> {
         )
 }
 
+fn open_machine() -> impl Strategy<Value = OpenMachine> {
+    let disk = (0..DISK_SIZE_MAX, any::<u32>());
+    (text(100), any::<u64>(), vec(disk, 1..20)).prop_map(|(machine, generation, disks)| OpenMachine {
+        machine,
+        generation,
+        disks: disks
+            .into_iter()
+            .enumerate()
+            .map(|(index, (size, logical_block_size))| MachineDisk {
+                name: format!("scsi0:{index}"),
+                size,
+                logical_block_size,
+            })
+            .collect(),
+    })
+}
+
+fn end_epoch() -> impl Strategy<Value = EndEpoch> {
+    let consistency = prop_oneof![
+        Just(Consistency::Crash),
+        Just(Consistency::FileSystem),
+        Just(Consistency::Application)
+    ];
+    let tag = (text(40), text(40)).prop_map(|(key, value)| Tag { key, value });
+    let totals =
+        (any::<u64>(), any::<u64>(), any::<Digest>()).prop_map(|(bytes_sent, bytes_zeroed, chain)| {
+            EpochTotals {
+                bytes_sent,
+                bytes_zeroed,
+                chain,
+            }
+        });
+    (
+        consistency,
+        0_u64..1 << 48,
+        text(60),
+        vec(tag, 0..=TAGS_MAX),
+        totals,
+    )
+        .prop_map(|(consistency, time_ms, name, tags, totals)| EndEpoch {
+            consistency,
+            time_ms,
+            name,
+            tags,
+            totals,
+        })
+}
+
+fn epoch_message() -> impl Strategy<Value = Message> {
+    let disk = 0..u16::try_from(MACHINE_DISKS_MAX).unwrap();
+    prop_oneof![
+        open_machine().prop_map(Message::OpenMachine),
+        (any::<u64>(), any::<bool>(), any::<u64>()).prop_map(|(generation, keeps_points, newest_epoch)| {
+            Message::MachineOpened(MachineOpened {
+                generation,
+                keeps_points,
+                newest_epoch,
+            })
+        }),
+        any::<[u8; 16]>().prop_map(|resume_epoch_id| Message::BeginEpoch(BeginEpoch { resume_epoch_id })),
+        (any::<[u8; 16]>(), any::<u64>())
+            .prop_map(|(epoch_id, epoch)| Message::EpochBegun(EpochBegun { epoch_id, epoch })),
+        end_epoch().prop_map(Message::EndEpoch),
+        (any::<u64>(), any::<u64>())
+            .prop_map(|(epoch, point)| Message::EpochDurable(EpochDurable { epoch, point })),
+        Just(Message::AbandonEpoch),
+        Just(Message::EpochAbandoned),
+        (disk.clone(), extents())
+            .prop_map(|(disk, extents)| Message::EpochExtents(EpochExtents { disk, extents })),
+        (disk, ranges())
+            .prop_map(|(disk, ranges)| Message::EpochZeroRanges(EpochZeroRanges { disk, ranges })),
+        (0..DISK_SIZE_MAX).prop_map(|offset| Message::Received { offset }),
+    ]
+}
+
 fn message() -> impl Strategy<Value = Message> {
     prop_oneof![
+        epoch_message(),
         any::<u64>().prop_map(|token| Message::Ping { token }),
         any::<u64>().prop_map(|token| Message::Pong { token }),
         Just(Message::Close),
@@ -333,4 +412,151 @@ fn texts_are_cut_at_a_character_border() {
         panic!("not a refusal")
     };
     assert_eq!(again.text, "\u{e4}".repeat(TEXT_BYTES_MAX / 2));
+}
+
+#[test]
+fn the_largest_machine_fits_a_frame() {
+    let open = OpenMachine {
+        machine: "m".repeat(NAME_BYTES_MAX),
+        generation: u64::MAX,
+        disks: (0..MACHINE_DISKS_MAX)
+            .map(|index| MachineDisk {
+                name: format!("{index:0>width$}", width = NAME_BYTES_MAX),
+                size: DISK_SIZE_MAX,
+                logical_block_size: 4096,
+            })
+            .collect(),
+    };
+    let mut body = Vec::new();
+    open.encode(&mut body);
+    assert!(body.len() <= BODY_BYTES_MAX, "{} bytes", body.len());
+    assert_eq!(
+        Message::decode(kind::OPEN_MACHINE, &body, 0),
+        Ok(Message::OpenMachine(open))
+    );
+}
+
+#[test]
+fn machines_and_ends_that_cannot_be_are_refused() {
+    let disk = |name: &str| MachineDisk {
+        name: name.into(),
+        size: 1 << 30,
+        logical_block_size: 512,
+    };
+    for disks in [
+        vec![],
+        vec![disk("a"), disk("a")],
+        vec![disk("")],
+        vec![disk("a\n")],
+        (0..=MACHINE_DISKS_MAX)
+            .map(|index| disk(&index.to_string()))
+            .collect(),
+    ] {
+        let mut body = Vec::new();
+        let open = OpenMachine {
+            machine: "m".into(),
+            generation: 0,
+            disks,
+        };
+        open.encode(&mut body);
+        assert!(Message::decode(kind::OPEN_MACHINE, &body, 0).is_err(), "{open:?}");
+    }
+    let end = EndEpoch {
+        consistency: Consistency::Crash,
+        time_ms: 1_772_446_447_000,
+        name: String::new(),
+        tags: vec![],
+        totals: EpochTotals::default(),
+    };
+    let tag = |key: &str, value: &str| Tag {
+        key: key.into(),
+        value: value.into(),
+    };
+    for (what, bad) in [
+        (
+            "time",
+            EndEpoch {
+                time_ms: u64::MAX,
+                ..end.clone()
+            },
+        ),
+        (
+            "name",
+            EndEpoch {
+                name: "a\x1b[31m".into(),
+                ..end.clone()
+            },
+        ),
+        (
+            "key",
+            EndEpoch {
+                tags: vec![tag("", "x")],
+                ..end.clone()
+            },
+        ),
+        (
+            "value",
+            EndEpoch {
+                tags: vec![tag("x", "\u{7f}")],
+                ..end.clone()
+            },
+        ),
+        (
+            "tags",
+            EndEpoch {
+                tags: vec![tag("x", "y"); TAGS_MAX + 1],
+                ..end.clone()
+            },
+        ),
+    ] {
+        let mut body = Vec::new();
+        bad.encode(&mut body);
+        assert!(Message::decode(kind::END_EPOCH, &body, 0).is_err(), "{what}");
+    }
+    let mut body = Vec::new();
+    end.encode(&mut body);
+    assert_eq!(
+        Message::decode(kind::END_EPOCH, &body, 0),
+        Ok(Message::EndEpoch(end))
+    );
+}
+
+/// What was sent and what arrived have the same totals only when they are the same, in the same order.
+#[test]
+fn totals_tell_any_two_sequences_apart() {
+    let extent = |offset: u64, digest: u8| Extent {
+        offset,
+        len: 4096,
+        digest: [digest; 32],
+    };
+    let totals = |steps: &[(u16, Extent)]| {
+        steps
+            .iter()
+            .fold(EpochTotals::default(), |mut totals, (disk, extent)| {
+                totals.add_extent(*disk, extent);
+                totals
+            })
+    };
+    let sent = [(0, extent(0, 1)), (1, extent(4096, 2))];
+    let others: [&[(u16, Extent)]; 6] = [
+        &[sent[0]],
+        &[sent[1], sent[0]],
+        &[sent[0], sent[1], sent[1]],
+        &[(1, sent[0].1), sent[1]],
+        &[(0, extent(8192, 1)), sent[1]],
+        &[(0, extent(0, 3)), sent[1]],
+    ];
+    for other in others {
+        assert_ne!(totals(&sent), totals(other), "{other:?}");
+    }
+    let mut zeros = totals(&sent[..1]);
+    zeros.add_zeros(
+        1,
+        &Range {
+            offset: 4096,
+            len: 4096,
+        },
+    );
+    assert_eq!((zeros.bytes_sent, zeros.bytes_zeroed), (4096, 4096));
+    assert_ne!(zeros.chain, totals(&sent).chain);
 }
