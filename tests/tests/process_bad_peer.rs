@@ -115,7 +115,7 @@ fn garbage_before_the_hello_is_not_answered_at_length() {
 #[test]
 fn another_version_is_refused_in_words_before_any_write() {
     let mut scene = scene();
-    for (min, max) in [(2, 9), (0, 0), (9, 2), (u16::MAX, u16::MAX)] {
+    for (min, max) in [(3, 9), (0, 0), (9, 2), (u16::MAX, u16::MAX)] {
         let mut peer = Peer::connect(scene.lab.address);
         let reply = peer.hello(min, max);
         assert_eq!(
@@ -123,7 +123,7 @@ fn another_version_is_refused_in_words_before_any_write() {
             Err(ErrorCode::VersionUnsupported),
             "versions {min} to {max}"
         );
-        assert_eq!((reply.version_min, reply.version_max), (1, 1));
+        assert_eq!((reply.version_min, reply.version_max), (1, 2));
         peer.drain();
     }
     scene.assert_alive();

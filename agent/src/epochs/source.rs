@@ -33,6 +33,10 @@ pub struct Plan {
     pub disks: Vec<MachineDisk>,
     /// The newest generation that is known; 0 when none is.
     pub generation: u64,
+    /// The store that the newest epoch went to; all zero when there is none.
+    pub store_id: [u8; 16],
+    /// The newest epoch that is known to be durable there; 0 when none is.
+    pub confirmed_epoch: u64,
     /// The epoch that could be gone on with; all zero when there is none.
     pub resume_epoch_id: [u8; 16],
     /// Up to where each disk of that epoch was received, bytes.
@@ -77,7 +81,7 @@ pub struct EpochSource {
     epoch_id: [u8; 16],
     epoch: u64,
     generation: u64,
-    keeps_points: bool,
+    store_id: [u8; 16],
     totals: EpochTotals,
     /// Of disks that are done.
     before: Progress,
@@ -89,6 +93,8 @@ impl EpochSource {
         let open = OpenMachine {
             machine: plan.machine.clone(),
             generation: plan.generation,
+            store_id: plan.store_id,
+            confirmed_epoch: plan.confirmed_epoch,
             disks: plan.disks.clone(),
         };
         let size = plan.disks.iter().map(|disk| disk.size).sum();
@@ -99,7 +105,7 @@ impl EpochSource {
             epoch_id: [0; 16],
             epoch: 0,
             generation: 0,
-            keeps_points: false,
+            store_id: [0; 16],
             totals: EpochTotals::default(),
             before: Progress {
                 size,
@@ -120,9 +126,9 @@ impl EpochSource {
         !matches!(self.phase, Phase::AwaitMachine)
     }
 
-    /// Whether the target keeps recovery points, once the machine is open.
-    pub fn keeps_points(&self) -> bool {
-        self.keeps_points
+    /// The store that keeps the machine's recovery points, once it is open; all zero when there is none.
+    pub fn store_id(&self) -> [u8; 16] {
+        self.store_id
     }
 
     /// The machine's generation, once it is open.
@@ -176,7 +182,7 @@ impl EpochSource {
             }
             (Phase::AwaitMachine, Message::MachineOpened(opened)) => {
                 self.generation = opened.generation;
-                self.keeps_points = opened.keeps_points;
+                self.store_id = opened.store_id;
                 self.phase = Phase::AwaitBegun;
                 actions.push(send(Message::BeginEpoch(BeginEpoch {
                     resume_epoch_id: self.plan.resume_epoch_id,

@@ -113,6 +113,8 @@ impl World {
             machine: "db01".into(),
             disks: machine_disks(&self.protected),
             generation: 0,
+            store_id: [0; 16],
+            confirmed_epoch: 0,
             resume_epoch_id: self.marks.0,
             resume_offsets: self.marks.1.clone(),
             end: end(),
@@ -262,7 +264,7 @@ impl World {
                 assert_eq!(open.disks, machine_disks(&self.protected));
                 answers.push(target::Event::MachineOpened(MachineOpened {
                     generation: 1,
-                    keeps_points: true,
+                    store_id: [5; 16],
                     newest_epoch: self.epoch,
                 }));
             }
@@ -470,12 +472,14 @@ fn in_epoch() -> Session {
     let open = OpenMachine {
         machine: "db01".into(),
         generation: 0,
+        store_id: [0; 16],
+        confirmed_epoch: 0,
         disks,
     };
     received(&mut session, Message::OpenMachine(open));
     session.handle::<Vec<u8>>(target::Event::MachineOpened(MachineOpened {
         generation: 1,
-        keeps_points: true,
+        store_id: [5; 16],
         newest_epoch: 0,
     }));
     received(

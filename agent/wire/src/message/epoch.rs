@@ -26,6 +26,11 @@ pub struct OpenMachine {
     /// The newest generation that the source knows; 0 when it knows none. An older one than the target's is refused: the
     /// source was left behind by a failover.
     pub generation: u64,
+    /// The retention store that the source's newest epoch went to; all zero when there is none.
+    pub store_id: [u8; 16],
+    /// The newest epoch of that store which the source was told is durable; 0 when there is none. A store that does not
+    /// have it was set back, and is refused until it is begun anew.
+    pub confirmed_epoch: u64,
     /// All protected disks of the machine. Their place in this list is their index.
     pub disks: Vec<MachineDisk>,
 }
@@ -46,8 +51,9 @@ pub struct MachineDisk {
 pub struct MachineOpened {
     /// The machine's generation.
     pub generation: u64,
-    /// Whether the target keeps recovery points. When not, epochs go straight to the disks.
-    pub keeps_points: bool,
+    /// The retention store that keeps the machine's recovery points; all zero when there is none and epochs go straight to
+    /// the disks.
+    pub store_id: [u8; 16],
     /// The newest epoch that is durable; 0 when there is none.
     pub newest_epoch: u64,
 }
@@ -199,6 +205,8 @@ impl OpenMachine {
     pub(super) fn encode(&self, body: &mut Vec<u8>) {
         put_text(body, &self.machine, NAME_BYTES_MAX);
         body.extend_from_slice(&self.generation.to_le_bytes());
+        body.extend_from_slice(&self.store_id);
+        body.extend_from_slice(&self.confirmed_epoch.to_le_bytes());
         put_short_count(body, self.disks.len());
         for disk in &self.disks {
             put_text(body, &disk.name, NAME_BYTES_MAX);
@@ -210,6 +218,8 @@ impl OpenMachine {
     pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         let machine = name(reader, "machine name")?;
         let generation = reader.u64("generation")?;
+        let store_id = reader.array("store id")?;
+        let confirmed_epoch = reader.u64("confirmed epoch")?;
         let count = short_count(reader, MACHINE_DISKS_MAX, "disk count")?;
         if count == 0 {
             return Err(WireError::Contradiction {
@@ -233,6 +243,8 @@ impl OpenMachine {
         Ok(Self {
             machine,
             generation,
+            store_id,
+            confirmed_epoch,
             disks,
         })
     }
@@ -241,23 +253,14 @@ impl OpenMachine {
 impl MachineOpened {
     pub(super) fn encode(&self, body: &mut Vec<u8>) {
         body.extend_from_slice(&self.generation.to_le_bytes());
-        body.push(u8::from(self.keeps_points));
+        body.extend_from_slice(&self.store_id);
         body.extend_from_slice(&self.newest_epoch.to_le_bytes());
     }
 
     pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         Ok(Self {
             generation: reader.u64("generation")?,
-            keeps_points: match reader.u8("whether points are kept")? {
-                0 => false,
-                1 => true,
-                found => {
-                    return Err(WireError::Unknown {
-                        field: "whether points are kept",
-                        found: u64::from(found),
-                    });
-                }
-            },
+            store_id: reader.array("store id")?,
             newest_epoch: reader.u64("newest epoch")?,
         })
     }

@@ -99,19 +99,24 @@ fn open_pair() -> impl Strategy<Value = OpenPair> {
 
 fn open_machine() -> impl Strategy<Value = OpenMachine> {
     let disk = (0..DISK_SIZE_MAX, any::<u32>());
-    (text(100), any::<u64>(), vec(disk, 1..20)).prop_map(|(machine, generation, disks)| OpenMachine {
-        machine,
-        generation,
-        disks: disks
-            .into_iter()
-            .enumerate()
-            .map(|(index, (size, logical_block_size))| MachineDisk {
-                name: format!("scsi0:{index}"),
-                size,
-                logical_block_size,
-            })
-            .collect(),
-    })
+    let known = (any::<u64>(), any::<[u8; 16]>(), any::<u64>());
+    (text(100), known, vec(disk, 1..20)).prop_map(
+        |(machine, (generation, store_id, confirmed_epoch), disks)| OpenMachine {
+            machine,
+            generation,
+            store_id,
+            confirmed_epoch,
+            disks: disks
+                .into_iter()
+                .enumerate()
+                .map(|(index, (size, logical_block_size))| MachineDisk {
+                    name: format!("scsi0:{index}"),
+                    size,
+                    logical_block_size,
+                })
+                .collect(),
+        },
+    )
 }
 
 fn end_epoch() -> impl Strategy<Value = EndEpoch> {
@@ -149,10 +154,10 @@ fn epoch_message() -> impl Strategy<Value = Message> {
     let disk = 0..u16::try_from(MACHINE_DISKS_MAX).unwrap();
     prop_oneof![
         open_machine().prop_map(Message::OpenMachine),
-        (any::<u64>(), any::<bool>(), any::<u64>()).prop_map(|(generation, keeps_points, newest_epoch)| {
+        (any::<u64>(), any::<[u8; 16]>(), any::<u64>()).prop_map(|(generation, store_id, newest_epoch)| {
             Message::MachineOpened(MachineOpened {
                 generation,
-                keeps_points,
+                store_id,
                 newest_epoch,
             })
         }),
@@ -419,6 +424,8 @@ fn the_largest_machine_fits_a_frame() {
     let open = OpenMachine {
         machine: "m".repeat(NAME_BYTES_MAX),
         generation: u64::MAX,
+        store_id: [7; 16],
+        confirmed_epoch: u64::MAX,
         disks: (0..MACHINE_DISKS_MAX)
             .map(|index| MachineDisk {
                 name: format!("{index:0>width$}", width = NAME_BYTES_MAX),
@@ -456,6 +463,8 @@ fn machines_and_ends_that_cannot_be_are_refused() {
         let open = OpenMachine {
             machine: "m".into(),
             generation: 0,
+            store_id: [0; 16],
+            confirmed_epoch: 0,
             disks,
         };
         open.encode(&mut body);
