@@ -1,0 +1,783 @@
+//! The log: segments in storage, the one that is being written, and the extents in them.
+//!
+//! Knows bytes and places; which extents count is for those above to say. Three rules are kept here:
+//!
+//! 1. A segment is sealed and durable before the next one is begun, so at most the newest can be torn.
+//! 2. A segment's folder entry is durable before anything in it can be acknowledged.
+//! 3. After a write or a flush that failed nothing is written any more: the log is latched.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use roaring::RoaringTreemap;
+
+use crate::codec::{Malformed, u32_of, u64_of, usize_of};
+use crate::error::StoreError;
+use crate::meta::State;
+use crate::planted::Bug;
+use crate::record::{self, ENTRY_SIZE, Entry, HEADER_SIZE, Head, Image, Kind, NewHead};
+use crate::segment::{self, SegmentHeader, Trailer, decode_footer, encode_footer, footer_blocks};
+use crate::storage::{ObjectName, Storage, StorageError};
+use crate::types::{BLOCK, BLOCK_SIZE, Disk, DiskIndex, EpochNumber, StoreUuid, digest};
+
+/// Most bytes of footers kept in memory.
+const FOOTER_BYTES_MAX: usize = 48 << 20;
+/// Segments kept back for what makes room again: dropping points and segments has to be written down too.
+const RESERVE_SEGMENTS: u64 = 2;
+
+/// An extent and the segment it lies in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Located {
+    pub seq: u64,
+    pub entry: Entry,
+}
+
+impl Located {
+    /// Of two images of one block and epoch the greater one counts.
+    pub(crate) fn order(&self) -> (EpochNumber, u64, u32) {
+        (self.entry.epoch, self.seq, self.entry.ordinal)
+    }
+}
+
+/// Blocks of each disk.
+pub(crate) type Presence = BTreeMap<DiskIndex, RoaringTreemap>;
+
+/// One segment of the log.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    /// Bytes that it takes.
+    pub bytes: u64,
+    /// Its trailer; without one its extents are kept in memory.
+    pub trailer: Option<Trailer>,
+    /// Its extents in the order of their ordinals, when it has no footer.
+    pub entries: Arc<Vec<Entry>>,
+    /// Blocks that it has after-images of.
+    pub after: Presence,
+    /// Blocks that it has before-images of.
+    pub base: Presence,
+    /// Smallest epoch of its extents.
+    pub first_epoch: EpochNumber,
+    /// Largest epoch of its extents.
+    pub last_epoch: EpochNumber,
+    /// Bytes of data.
+    pub data_bytes: u64,
+}
+
+impl Segment {
+    pub(crate) fn new(bytes: u64) -> Self {
+        Self {
+            bytes,
+            trailer: None,
+            entries: Arc::new(Vec::new()),
+            after: Presence::new(),
+            base: Presence::new(),
+            first_epoch: EpochNumber(u64::MAX),
+            last_epoch: EpochNumber(0),
+            data_bytes: 0,
+        }
+    }
+
+    /// Notes an extent in what can be asked without reading.
+    pub(crate) fn note(&mut self, entry: &Entry) {
+        let presence = match entry.image {
+            Image::After => &mut self.after,
+            Image::Base => &mut self.base,
+        };
+        presence
+            .entry(entry.disk)
+            .or_default()
+            .insert_range(entry.block..entry.end());
+        self.first_epoch = self.first_epoch.min(entry.epoch);
+        self.last_epoch = self.last_epoch.max(entry.epoch);
+        if !entry.zero {
+            self.data_bytes += u64::from(entry.count) * BLOCK;
+        }
+    }
+
+    /// Whether it may have images of any of these blocks, which are sorted.
+    pub(crate) fn may_have(&self, disk: DiskIndex, blocks: &[u64]) -> bool {
+        [&self.after, &self.base].iter().any(|presence| {
+            presence
+                .get(&disk)
+                .is_some_and(|have| blocks.iter().any(|block| have.contains(*block)))
+        })
+    }
+}
+
+/// The segment that is being written.
+#[derive(Debug)]
+struct Active {
+    seq: u64,
+    size_blocks: u32,
+    /// Where the next record goes, in blocks.
+    at: u32,
+    /// Everything before it is durable.
+    durable: u32,
+    index: u32,
+    previous: u32,
+}
+
+/// An extent that is to be appended: its data's place is counted from the start of the record's data.
+pub(crate) type NewEntry = Entry;
+
+/// What the log may do when space is short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Leaves the reserve alone.
+    Ordinary,
+    /// Makes room, so it may use what was kept back.
+    Housekeeping,
+}
+
+pub(crate) struct Log<S> {
+    pub storage: S,
+    pub store: StoreUuid,
+    pub segment_size: u64,
+    /// Most bytes it may take; 0 for as many as there are.
+    pub capacity: u64,
+    pub segments: BTreeMap<u64, Segment>,
+    active: Option<Active>,
+    next_seq: u64,
+    footers: Footers,
+    latched: Option<String>,
+}
+
+#[derive(Default)]
+struct Footers {
+    kept: BTreeMap<u64, (u64, Arc<Vec<Entry>>)>,
+    bytes: usize,
+    clock: u64,
+}
+
+impl Footers {
+    fn find(&mut self, seq: u64) -> Option<Arc<Vec<Entry>>> {
+        self.clock += 1;
+        let (used, entries) = self.kept.get_mut(&seq)?;
+        *used = self.clock;
+        Some(Arc::clone(entries))
+    }
+
+    fn keep(&mut self, seq: u64, entries: &Arc<Vec<Entry>>) {
+        self.bytes += entries.len() * size_of::<Entry>();
+        self.kept.insert(seq, (self.clock, Arc::clone(entries)));
+        while self.bytes > FOOTER_BYTES_MAX && self.kept.len() > 1 {
+            let oldest = self.kept.iter().min_by_key(|(_, (used, _))| *used);
+            let Some(oldest) = oldest.map(|(seq, _)| *seq) else {
+                return;
+            };
+            self.forget(oldest);
+        }
+    }
+
+    fn forget(&mut self, seq: u64) {
+        if let Some((_, entries)) = self.kept.remove(&seq) {
+            self.bytes -= entries.len() * size_of::<Entry>();
+        }
+    }
+}
+
+impl<S: Storage> Log<S> {
+    pub(crate) fn new(storage: S, store: StoreUuid, segment_size: u64, capacity: u64, next_seq: u64) -> Self {
+        Self {
+            storage,
+            store,
+            segment_size,
+            capacity,
+            segments: BTreeMap::new(),
+            active: None,
+            next_seq,
+            footers: Footers::default(),
+            latched: None,
+        }
+    }
+
+    /// Why nothing is written any more.
+    pub(crate) fn latched(&self) -> Option<&str> {
+        self.latched.as_deref()
+    }
+
+    /// Stops all writing from here on.
+    pub(crate) fn latch(&mut self, why: &dyn std::fmt::Display) {
+        self.latched.get_or_insert_with(|| why.to_string());
+    }
+
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
+        match &self.latched {
+            None => Ok(()),
+            Some(why) => Err(StoreError::Latched { why: why.clone() }),
+        }
+    }
+
+    fn failed(&mut self, error: StorageError) -> StoreError {
+        let error = StoreError::Storage(error);
+        self.latch(&explained(&error));
+        error
+    }
+
+    /// Bytes that all segments take.
+    pub(crate) fn used(&self) -> u64 {
+        self.segments.values().map(|segment| segment.bytes).sum()
+    }
+
+    /// The segment that is being written.
+    pub(crate) fn active_seq(&self) -> Option<u64> {
+        self.active.as_ref().map(|active| active.seq)
+    }
+
+    /// Largest extent of data that fits a segment well, bytes.
+    pub(crate) fn extent_bytes_max(&self) -> usize {
+        let quarter = usize_of(self.segment_size / 4);
+        (quarter - quarter % BLOCK_SIZE).clamp(BLOCK_SIZE, crate::types::EXTENT_BYTES_MAX)
+    }
+
+    /// Appends a record without images.
+    pub(crate) fn append_meta(
+        &mut self,
+        state: &mut State,
+        purpose: Purpose,
+        kind: Kind,
+        epoch: EpochNumber,
+        body: &[u8],
+    ) -> Result<(), StoreError> {
+        self.make_room(state, purpose, body.len(), 0, 0)?;
+        self.append(kind, epoch, body, 0, &[])
+    }
+
+    /// Appends a record of images. Their `data` and `ordinal` become those of their place.
+    pub(crate) fn append_images(
+        &mut self,
+        state: &mut State,
+        purpose: Purpose,
+        epoch: EpochNumber,
+        entries: &mut [NewEntry],
+        data: &[u8],
+    ) -> Result<Vec<Located>, StoreError> {
+        debug_assert!(!entries.is_empty() && entries.len() <= record::ENTRIES_MAX);
+        debug_assert!(data.len().is_multiple_of(BLOCK_SIZE));
+        let body_len = entries.len() * ENTRY_SIZE;
+        let data_blocks = u32_of(data.len() / BLOCK_SIZE);
+        let seq = self.make_room(state, purpose, body_len, data_blocks, entries.len())?;
+        let (Some(active), Some(segment)) = (&self.active, self.segments.get(&seq)) else {
+            return Err(StoreError::refused("the log has no segment to write", ""));
+        };
+        let data_at = active.at + record::head_blocks(body_len);
+        let first_ordinal = u32_of(segment.entries.len());
+        let mut body = Vec::with_capacity(body_len);
+        for (ordinal, entry) in (first_ordinal..).zip(entries.iter_mut()) {
+            entry.ordinal = ordinal;
+            entry.data = if entry.zero { 0 } else { entry.data + data_at };
+            body.extend_from_slice(&entry.encode());
+        }
+        let kind = match entries[0].image {
+            Image::After => Kind::After,
+            Image::Base => Kind::Base,
+        };
+        self.append(kind, epoch, &body, u32_of(entries.len()), data)?;
+        let segment = self.segments.get_mut(&seq).expect("looked up above");
+        for entry in entries.iter() {
+            segment.note(entry);
+            Arc::make_mut(&mut segment.entries).push(*entry);
+        }
+        Ok(entries
+            .iter()
+            .map(|entry| Located { seq, entry: *entry })
+            .collect())
+    }
+
+    fn append(
+        &mut self,
+        kind: Kind,
+        epoch: EpochNumber,
+        body: &[u8],
+        entries: u32,
+        data: &[u8],
+    ) -> Result<(), StoreError> {
+        let Some(active) = &mut self.active else {
+            return Err(StoreError::refused("the log has no segment to write", ""));
+        };
+        let (head, crc) = NewHead {
+            kind,
+            store: self.store,
+            segment: active.seq,
+            index: active.index,
+            epoch,
+            data_blocks: u32_of(data.len() / BLOCK_SIZE),
+            durable: active.durable,
+            previous: active.previous,
+            body,
+            entries,
+        }
+        .encode();
+        let object = ObjectName::Segment(active.seq);
+        let offset = u64::from(active.at) * BLOCK;
+        active.at += u32_of((head.len() + data.len()) / BLOCK_SIZE);
+        active.index += 1;
+        active.previous = crc;
+        self.storage
+            .write(object, offset, &[&head, data])
+            .map_err(|err| self.failed(err))
+    }
+
+    /// Sees to it that a record fits the segment being written; begins another when it does not.
+    fn make_room(
+        &mut self,
+        state: &mut State,
+        purpose: Purpose,
+        body: usize,
+        data_blocks: u32,
+        entries: usize,
+    ) -> Result<u64, StoreError> {
+        self.check()?;
+        let record_blocks = record::head_blocks(body) + data_blocks;
+        if let Some(active) = &self.active {
+            let has = self.segments.get(&active.seq).map_or(0, |s| s.entries.len());
+            let end = active.at + record_blocks + footer_blocks(has + entries) + 1;
+            if end <= active.size_blocks {
+                return Ok(active.seq);
+            }
+        }
+        // The room for a segment is known to be there before the old one is closed, so that a full store can go on
+        // writing small records where they still fit.
+        let needed = record_blocks + footer_blocks(entries) + 1;
+        let state_len = state.encode().len() + 8 * (state.segments.len() + 2);
+        let header_blocks = SegmentHeader::blocks(state_len);
+        let size = self
+            .segment_size
+            .max(u64::from(header_blocks + needed) * BLOCK)
+            .max(u64::from(header_blocks) * BLOCK * 4);
+        let keep = match purpose {
+            Purpose::Ordinary => RESERVE_SEGMENTS * self.segment_size,
+            Purpose::Housekeeping => 0,
+        };
+        if self.capacity > 0 && self.used() + size + keep > self.capacity {
+            return Err(StoreError::Full {
+                used: self.used(),
+                capacity: self.capacity,
+            });
+        }
+        let seq = self.next_seq;
+        let object = ObjectName::Segment(seq);
+        match self.storage.create(object, size) {
+            Ok(()) => {}
+            Err(err) if err.is_full() => {
+                // A file may be left that has only a part of its space.
+                let _ = self.storage.remove(object);
+                return Err(StoreError::Full {
+                    used: self.used(),
+                    capacity: self.capacity,
+                });
+            }
+            Err(err) => return Err(self.failed(err)),
+        }
+        self.next_seq += 1;
+        self.seal(None)?;
+        state.segments = self.segments.keys().copied().collect();
+        self.begin(state, seq, size)?;
+        Ok(seq)
+    }
+
+    fn begin(&mut self, state: &State, seq: u64, size: u64) -> Result<(), StoreError> {
+        let object = ObjectName::Segment(seq);
+        let header = SegmentHeader::encode(&self.store, seq, size, &state.encode());
+        self.storage
+            .write(object, 0, &[&header])
+            .map_err(|err| self.failed(err))?;
+        if !Bug::NoDirSync.live() {
+            self.storage.sync_dir().map_err(|err| self.failed(err))?;
+        }
+        self.segments.insert(seq, Segment::new(size));
+        self.active = Some(Active {
+            seq,
+            size_blocks: u32_of(usize_of(size / BLOCK)),
+            at: u32_of(header.len() / BLOCK_SIZE),
+            durable: 0,
+            index: 0,
+            previous: 0,
+        });
+        Ok(())
+    }
+
+    /// Makes everything appended so far durable.
+    pub(crate) fn sync(&mut self) -> Result<(), StoreError> {
+        self.check()?;
+        let Some(active) = &self.active else {
+            return Ok(());
+        };
+        if active.durable == active.at {
+            return Ok(());
+        }
+        let object = ObjectName::Segment(active.seq);
+        let mut result = self.storage.sync(object);
+        if Bug::SyncRetried.live() && result.is_err() {
+            result = self.storage.sync(object);
+        }
+        result.map_err(|err| self.failed(err))?;
+        if let Some(active) = &mut self.active {
+            active.durable = active.at;
+        }
+        Ok(())
+    }
+
+    /// Seals the segment that is being written, or one that recovery has read up to `scanned`: (sequence, end in blocks).
+    pub(crate) fn seal(&mut self, scanned: Option<(u64, u32)>) -> Result<(), StoreError> {
+        let (seq, end) = match (scanned, &self.active) {
+            (Some(scanned), _) => scanned,
+            (None, Some(active)) => (active.seq, active.at),
+            (None, None) => return Ok(()),
+        };
+        let object = ObjectName::Segment(seq);
+        let Some(segment) = self.segments.get_mut(&seq) else {
+            return Ok(());
+        };
+        let mut entries = Arc::unwrap_or_clone(std::mem::take(&mut segment.entries));
+        segment::sort(&mut entries);
+        let (footer, footer_digest) = encode_footer(&entries);
+        let trailer = Trailer {
+            store: self.store,
+            seq,
+            end,
+            entries: u32_of(entries.len()),
+            first_epoch: if entries.is_empty() {
+                EpochNumber(0)
+            } else {
+                segment.first_epoch
+            },
+            last_epoch: segment.last_epoch,
+            data_bytes: segment.data_bytes,
+            digest: footer_digest,
+        };
+        let offset = u64::from(end) * BLOCK;
+        let len = offset + u64_of(footer.len()) + BLOCK;
+        segment.bytes = len;
+        segment.trailer = Some(trailer.clone());
+        let entries = Arc::new(entries);
+        self.footers.keep(seq, &entries);
+        self.active = None;
+        self.storage
+            .write(object, offset, &[&footer, &trailer.encode()])
+            .and_then(|()| self.storage.cut(object, len))
+            .and_then(|()| self.storage.sync(object))
+            .map_err(|err| self.failed(err))
+    }
+
+    /// All extents of a segment: sorted when it is sealed, by ordinal when it is not.
+    pub(crate) fn entries(&mut self, seq: u64) -> Result<Arc<Vec<Entry>>, StoreError> {
+        let Some(segment) = self.segments.get(&seq) else {
+            return Ok(Arc::new(Vec::new()));
+        };
+        let Some(trailer) = &segment.trailer else {
+            return Ok(Arc::clone(&segment.entries));
+        };
+        if let Some(entries) = self.footers.find(seq) {
+            return Ok(entries);
+        }
+        let entries = Arc::new(read_footer(&self.storage, seq, trailer)?);
+        self.footers.keep(seq, &entries);
+        Ok(entries)
+    }
+
+    /// Calls `each` for every extent that touches one of `blocks`, which are sorted, with the blocks' positions.
+    pub(crate) fn for_each_touching(
+        &mut self,
+        disk: DiskIndex,
+        blocks: &[u64],
+        mut each: impl FnMut(Located, std::ops::Range<usize>),
+    ) -> Result<(), StoreError> {
+        let (Some(&first), Some(&last)) = (blocks.first(), blocks.last()) else {
+            return Ok(());
+        };
+        let candidates: Vec<u64> = self
+            .segments
+            .iter()
+            .filter(|(_, segment)| segment.may_have(disk, blocks))
+            .map(|(seq, _)| *seq)
+            .collect();
+        for seq in candidates {
+            for entry in self.entries(seq)?.iter() {
+                let other_disk = entry.disk != disk && !Bug::OtherDisk.live();
+                if other_disk || entry.end() <= first || entry.block > last {
+                    continue;
+                }
+                let from = blocks.partition_point(|block| *block < entry.block);
+                let to = blocks.partition_point(|block| *block < entry.end());
+                if from < to {
+                    each(Located { seq, entry: *entry }, from..to);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the content of an extent and checks its digest. `disk` is the one it belongs to.
+    pub(crate) fn read(&self, located: &Located, disk: &Disk) -> Result<Vec<u8>, StoreError> {
+        let entry = &located.entry;
+        let mut content = vec![0; usize_of(u64::from(entry.count)) * BLOCK_SIZE];
+        if entry.zero {
+            return Ok(content);
+        }
+        let object = ObjectName::Segment(located.seq);
+        let offset = u64::from(entry.data) * BLOCK;
+        self.storage.read(object, offset, &mut content)?;
+        let real = real_len(entry, disk);
+        if digest(&content[..real]) != entry.digest && !Bug::DigestNotRead.live() {
+            return Err(StoreError::Damaged {
+                object,
+                offset,
+                what: format!(
+                    "the content of {} blocks of {} ({}) at block {} in epoch {} fails its digest",
+                    entry.count, entry.disk, disk.id, entry.block, entry.epoch
+                ),
+            });
+        }
+        Ok(content)
+    }
+
+    /// Removes objects that are no part of the log.
+    pub(crate) fn remove_objects(&mut self, objects: &[ObjectName]) -> Result<(), StoreError> {
+        for object in objects {
+            self.storage.remove(*object).map_err(|err| self.failed(err))?;
+        }
+        self.storage.sync_dir().map_err(|err| self.failed(err))
+    }
+
+    /// Writes an object from its beginning.
+    pub(crate) fn write_object(&mut self, object: ObjectName, bytes: &[u8]) -> Result<(), StoreError> {
+        self.storage
+            .write(object, 0, &[bytes])
+            .map_err(|err| self.failed(err))
+    }
+
+    /// Makes an object durable.
+    pub(crate) fn sync_object(&mut self, object: ObjectName) -> Result<(), StoreError> {
+        self.storage.sync(object).map_err(|err| self.failed(err))
+    }
+}
+
+/// Bytes of an extent that are on its disk: the last block of a disk may be cut.
+pub(crate) fn real_len(entry: &Entry, disk: &Disk) -> usize {
+    let len = u64::from(entry.count) * BLOCK;
+    usize_of(len.min(disk.size.saturating_sub(entry.block * BLOCK)))
+}
+
+/// Reads the footer of a sealed segment.
+pub(crate) fn read_footer<S: Storage>(
+    storage: &S,
+    seq: u64,
+    trailer: &Trailer,
+) -> Result<Vec<Entry>, StoreError> {
+    let entries = usize_of(u64::from(trailer.entries));
+    let mut bytes = vec![0; usize_of(u64::from(footer_blocks(entries))) * BLOCK_SIZE];
+    let object = ObjectName::Segment(seq);
+    let offset = u64::from(trailer.end) * BLOCK;
+    if !bytes.is_empty() {
+        storage.read(object, offset, &mut bytes)?;
+    }
+    decode_footer(&bytes, trailer).map_err(|what| damaged(object, offset, what))
+}
+
+/// Reads a segment's header. The error of the inside says that the bytes are not one.
+pub(crate) fn read_header<S: Storage>(
+    storage: &S,
+    seq: u64,
+    len: u64,
+) -> Result<Result<SegmentHeader, Malformed>, StoreError> {
+    let object = ObjectName::Segment(seq);
+    if len < BLOCK {
+        return Ok(Err("it has no header"));
+    }
+    let mut bytes = vec![0; BLOCK_SIZE];
+    storage.read(object, 0, &mut bytes)?;
+    let blocks = match SegmentHeader::peek(&bytes) {
+        Ok(blocks) if u64::from(blocks) * BLOCK <= len => blocks,
+        Ok(_) => return Ok(Err("its header is cut")),
+        Err(what) => return Ok(Err(what)),
+    };
+    if blocks > 1 {
+        bytes.resize(usize_of(u64::from(blocks)) * BLOCK_SIZE, 0);
+        storage.read(object, BLOCK, &mut bytes[BLOCK_SIZE..])?;
+    }
+    Ok(SegmentHeader::decode(&bytes))
+}
+
+/// Reads the trailer of a segment, if it has one.
+pub(crate) fn read_trailer<S: Storage>(
+    storage: &S,
+    store: &StoreUuid,
+    seq: u64,
+    len: u64,
+) -> Result<Result<Trailer, Malformed>, StoreError> {
+    if len < 2 * BLOCK || !len.is_multiple_of(BLOCK) {
+        return Ok(Err("it has no trailer"));
+    }
+    let mut block = vec![0; BLOCK_SIZE];
+    storage.read(ObjectName::Segment(seq), len - BLOCK, &mut block)?;
+    Ok(Trailer::decode(&block).and_then(|trailer| {
+        let end = u64::from(trailer.end) + u64::from(footer_blocks(usize_of(u64::from(trailer.entries)))) + 1;
+        if trailer.store != *store || trailer.seq != seq {
+            Err("its trailer belongs to another segment")
+        } else if end * BLOCK != len {
+            Err("its trailer does not fit its length")
+        } else {
+            Ok(trailer)
+        }
+    }))
+}
+
+/// A record found by [`Scan`].
+#[derive(Debug)]
+pub(crate) struct Scanned {
+    pub at: u32,
+    pub head: Head,
+    pub entries: Vec<Entry>,
+}
+
+/// Walks over the records of a segment.
+pub(crate) struct Scan<'a, S> {
+    pub storage: &'a S,
+    pub store: StoreUuid,
+    pub seq: u64,
+    pub len: u64,
+    pub disks: &'a [Disk],
+    /// Where the next record should begin, in blocks.
+    pub at: u32,
+    index: u32,
+    previous: u32,
+}
+
+impl<'a, S: Storage> Scan<'a, S> {
+    pub(crate) fn new(
+        storage: &'a S,
+        store: StoreUuid,
+        seq: u64,
+        len: u64,
+        disks: &'a [Disk],
+        at: u32,
+    ) -> Self {
+        Self {
+            storage,
+            store,
+            seq,
+            len,
+            disks,
+            at,
+            index: 0,
+            previous: 0,
+        }
+    }
+
+    /// The next record, when a whole one is there: head, order, and the digests of its data.
+    pub(crate) fn next(&mut self) -> Result<Result<Scanned, Malformed>, StoreError> {
+        let head = match self.head_at(self.at)? {
+            Ok(head) => head,
+            Err(what) => return Ok(Err(what)),
+        };
+        if (head.index != self.index || head.previous != self.previous) && !Bug::StaleAccepted.live() {
+            return Ok(Err("a record is missing before this one"));
+        }
+        let entries = match self.checked_entries(self.at, &head)? {
+            Ok(entries) => entries,
+            Err(what) => return Ok(Err(what)),
+        };
+        let scanned = Scanned {
+            at: self.at,
+            entries,
+            head,
+        };
+        self.at += scanned.head.head_blocks + scanned.head.data_blocks;
+        self.index = scanned.head.index + 1;
+        self.previous = scanned.head.crc;
+        Ok(Ok(scanned))
+    }
+
+    /// The head at a position, whatever came before it.
+    pub(crate) fn head_at(&self, at: u32) -> Result<Result<Head, Malformed>, StoreError> {
+        let object = ObjectName::Segment(self.seq);
+        let offset = u64::from(at) * BLOCK;
+        if offset + BLOCK > self.len {
+            return Ok(Err("the segment ends"));
+        }
+        let mut bytes = vec![0; BLOCK_SIZE];
+        self.storage.read(object, offset, &mut bytes)?;
+        let blocks = match record::peek(&bytes, &self.store, self.seq) {
+            Ok(blocks) if offset + u64::from(blocks) * BLOCK <= self.len => blocks,
+            Ok(_) => return Ok(Err("a record's head is cut")),
+            Err(what) => return Ok(Err(what)),
+        };
+        if blocks > 1 {
+            bytes.resize(usize_of(u64::from(blocks)) * BLOCK_SIZE, 0);
+            self.storage
+                .read(object, offset + BLOCK, &mut bytes[BLOCK_SIZE..])?;
+        }
+        let head = Head::decode(&bytes).and_then(|head| {
+            let end = u64::from(at) + u64::from(head.head_blocks) + u64::from(head.data_blocks);
+            if end * BLOCK > self.len {
+                Err("a record's data is cut")
+            } else {
+                Ok(head)
+            }
+        });
+        Ok(head)
+    }
+
+    fn checked_entries(&self, at: u32, head: &Head) -> Result<Result<Vec<Entry>, Malformed>, StoreError> {
+        let entries = match head.entries() {
+            Ok(entries) => entries,
+            Err(what) => return Ok(Err(what)),
+        };
+        let data_start = at + head.head_blocks;
+        let data_end = data_start + head.data_blocks;
+        let mut data = vec![0; usize_of(u64::from(head.data_blocks)) * BLOCK_SIZE];
+        if !data.is_empty() {
+            let offset = u64::from(data_start) * BLOCK;
+            self.storage
+                .read(ObjectName::Segment(self.seq), offset, &mut data)?;
+        }
+        for entry in &entries {
+            let Some(disk) = self
+                .disks
+                .get(entry.disk.at())
+                .filter(|d| entry.end() <= d.blocks())
+            else {
+                return Ok(Err("an extent is outside its disk"));
+            };
+            if entry.zero {
+                continue;
+            }
+            let end = u64::from(entry.data) + u64::from(entry.count);
+            if entry.data < data_start || end > u64::from(data_end) {
+                return Ok(Err("an extent is outside its record"));
+            }
+            let from = usize_of(u64::from(entry.data - data_start)) * BLOCK_SIZE;
+            let content = &data[from..from + real_len(entry, disk)];
+            if digest(content) != entry.digest && !Bug::DigestNotRead.live() {
+                return Ok(Err("the data of an extent fails its digest"));
+            }
+        }
+        Ok(Ok(entries))
+    }
+}
+
+pub(crate) fn damaged(object: ObjectName, offset: u64, what: impl Into<String>) -> StoreError {
+    StoreError::Damaged {
+        object,
+        offset,
+        what: what.into(),
+    }
+}
+
+/// An error with its causes, for a place that keeps only words.
+pub(crate) fn explained(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text.push_str(": ");
+            text.push_str(&inner_text);
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+const _: () = assert!(HEADER_SIZE <= BLOCK_SIZE);

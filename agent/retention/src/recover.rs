@@ -1,0 +1,525 @@
+//! Opening a store after anything that may have happened to it.
+//!
+//! 1. The superblocks say whose store this is.
+//! 2. The newest segment whose header can be read gives the state; its records, and those of segments after it, change it.
+//! 3. Sealed segments say by their footers what is in them. One without a footer is read record by record.
+//! 4. The walk ends at the first record that is not whole. An epoch without its commit is dropped. What lies behind is
+//!    never looked at again: the segment is sealed there, and the next record goes to a new one.
+//! 5. Complete epochs that are not noted as applied are queued to be applied again.
+//! 6. Files that are no part of the log are removed: segments that were dropped, and one that was never begun.
+//!
+//! All of this reads until 6 and the sealing of 4, both of which can be cut and repeated.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use roaring::RoaringTreemap;
+
+use crate::codec::{Reader, u64_of, usize_of};
+use crate::error::StoreError;
+use crate::log::{Located, Log, Scan, Segment, damaged, read_footer, read_header, read_trailer};
+use crate::meta::{Commit, PointChanges, State, numbers};
+use crate::planted::Bug;
+use crate::record::{Entry, Image, Kind};
+use crate::segment::{SegmentHeader, Trailer};
+use crate::storage::{ObjectName, Storage};
+use crate::store::{OpenOptions, Recovered, SEGMENT_SIZE_DEFAULT, Store, check_disks};
+use crate::superblock::{SUPERBLOCK_SIZE, Superblock};
+use crate::types::{BLOCK, Disk, EpochNumber};
+
+/// What the objects of a store say, before anything is changed.
+struct Survey {
+    superblock: Option<Superblock>,
+    /// Segments whose header can be read: length and header.
+    headers: BTreeMap<u64, (u64, SegmentHeader)>,
+    /// Segments whose header cannot be read: length, and what is wrong.
+    headless: BTreeMap<u64, (u64, String)>,
+}
+
+fn survey<S: Storage>(storage: &S) -> Result<Survey, StoreError> {
+    let mut objects = storage.list()?;
+    objects.sort_unstable();
+    let mut superblock: Option<Superblock> = None;
+    let mut why = None;
+    for (object, len) in &objects {
+        let ObjectName::Super(_) = object else { continue };
+        if *len != u64_of(SUPERBLOCK_SIZE) {
+            why = Some("a superblock is cut");
+            continue;
+        }
+        let mut bytes = vec![0; SUPERBLOCK_SIZE];
+        storage.read(*object, 0, &mut bytes)?;
+        match Superblock::decode(&bytes) {
+            Ok(found)
+                if superblock
+                    .as_ref()
+                    .is_none_or(|best| best.sequence < found.sequence) =>
+            {
+                superblock = Some(found);
+            }
+            Ok(_) => {}
+            Err(what) => why = Some(what),
+        }
+    }
+    if superblock.is_none() {
+        return match why {
+            Some(what) => Err(damaged(
+                ObjectName::Super(0),
+                0,
+                format!("neither superblock can be read: {what}"),
+            )),
+            None => Err(StoreError::NotAStore {
+                found: format!("{} objects and no superblock", objects.len()),
+            }),
+        };
+    }
+    let mut headers = BTreeMap::new();
+    let mut headless = BTreeMap::new();
+    for (object, len) in objects {
+        let ObjectName::Segment(seq) = object else {
+            continue;
+        };
+        let ours = superblock.as_ref().map(|s| s.store);
+        let header = read_header(storage, seq, len)?.and_then(|header| {
+            if Some(header.store) != ours {
+                Err("it belongs to another store")
+            } else if header.seq != seq {
+                Err("it belongs to another segment")
+            } else {
+                Ok(header)
+            }
+        });
+        match header {
+            Ok(header) => {
+                headers.insert(seq, (len, header));
+            }
+            Err(what) => {
+                headless.insert(seq, (len, what.to_owned()));
+            }
+        }
+    }
+    Ok(Survey {
+        superblock,
+        headers,
+        headless,
+    })
+}
+
+impl<S: Storage> Store<S> {
+    /// Opens a store, whatever happened to it before.
+    ///
+    /// What was acknowledged is there, half an epoch is not, and complete epochs that may not be on the disks wait to be
+    /// applied: do that ([`Store::apply_step`]) before the disks are used for anything else.
+    ///
+    /// # Errors
+    /// When there is no store, it belongs to other disks, both superblocks or the newest state are damaged, or the storage
+    /// fails. Damage that leaves points usable is no error: see [`Recovered::damage`].
+    pub fn open(storage: S, options: OpenOptions) -> Result<(Self, Recovered), StoreError> {
+        let survey = survey(&storage)?;
+        let Some(superblock) = survey.superblock else {
+            return Err(StoreError::NotAStore {
+                found: "no superblock".to_owned(),
+            });
+        };
+        check_disks(&superblock.disks)?;
+        if let Some(wanted) = &options.disks {
+            compare_disks(&superblock.disks, wanted)?;
+        }
+        let mut recovery = Recovery {
+            storage: &storage,
+            superblock: &superblock,
+            state: State::default(),
+            segments: BTreeMap::new(),
+            sums: BTreeMap::new(),
+            report: Recovered::default(),
+            to_seal: Vec::new(),
+            seen: EpochNumber(0),
+        };
+        let garbage = recovery.read(&survey.headers, &survey.headless)?;
+        recovery.end_epochs();
+        let Recovery {
+            state,
+            segments,
+            mut report,
+            to_seal,
+            ..
+        } = recovery;
+        let segment_size = if superblock.segment_size == 0 {
+            SEGMENT_SIZE_DEFAULT
+        } else {
+            superblock.segment_size
+        };
+        let all = survey.headers.keys().chain(survey.headless.keys());
+        let next_seq = all.max().map_or(1, |seq| seq + 1);
+        let mut log = Log::new(
+            storage,
+            superblock.store,
+            segment_size,
+            options.capacity,
+            next_seq,
+        );
+        log.segments = segments;
+        for sealed in to_seal {
+            log.seal(Some(sealed))?;
+        }
+        if !garbage.is_empty() {
+            log.remove_objects(&garbage)?;
+        }
+        let mut store = Self {
+            log,
+            covered: vec![RoaringTreemap::new(); state.disks.len()],
+            state,
+            super_sequence: superblock.sequence,
+            open: None,
+            pending: BTreeMap::new(),
+            job: None,
+            damage: Vec::new(),
+            unreachable: BTreeMap::new(),
+        };
+        store.load()?;
+        report.to_apply = u64_of(store.pending.len());
+        store.damage.extend(report.damage.iter().cloned());
+        report.damage.clone_from(&store.damage);
+        Ok((store, report))
+    }
+
+    /// Fills what is kept in memory beside the state: epochs to apply, and which blocks are covered.
+    fn load(&mut self) -> Result<(), StoreError> {
+        let applied = self.state.applied;
+        for seq in self.log.segments.keys().copied().collect::<Vec<_>>() {
+            let Some(segment) = self.log.segments.get(&seq) else {
+                continue;
+            };
+            let first = segment.first_epoch;
+            let last = segment.last_epoch;
+            let plain =
+                last <= applied && (first > last || self.state.aborted.range(first..=last).next().is_none());
+            if plain {
+                for (disk, blocks) in &segment.after {
+                    self.covered[disk.at()] |= blocks;
+                }
+                continue;
+            }
+            for entry in self.log.entries(seq)?.iter() {
+                if !self.state.counts(entry.epoch) {
+                    continue;
+                }
+                let blocks = entry.block..entry.end();
+                match entry.image {
+                    Image::After if entry.epoch <= applied => {
+                        self.covered[entry.disk.at()].insert_range(blocks);
+                    }
+                    Image::After => {
+                        let located = Located { seq, entry: *entry };
+                        self.pending.entry(entry.epoch).or_default().push(located);
+                    }
+                    // Taken for an epoch that is to be applied again: its block may be overwritten already.
+                    Image::Base if entry.epoch > applied => {
+                        self.covered[entry.disk.at()].insert_range(blocks);
+                    }
+                    Image::Base => {}
+                }
+            }
+        }
+        for images in self.pending.values_mut() {
+            images.sort_unstable_by_key(Located::order);
+        }
+        // Epochs that changed nothing have no images, and still are complete.
+        for epoch in applied.0 + 1..=self.state.committed.0 {
+            let epoch = EpochNumber(epoch);
+            if self.state.counts(epoch) {
+                self.pending.entry(epoch).or_default();
+            }
+        }
+        Ok(())
+    }
+}
+
+fn compare_disks(ours: &[Disk], wanted: &[Disk]) -> Result<(), StoreError> {
+    if ours == wanted {
+        return Ok(());
+    }
+    let list = |disks: &[Disk]| {
+        let texts: Vec<String> = disks
+            .iter()
+            .map(|d| format!("{} ({} bytes)", d.id, d.size))
+            .collect();
+        texts.join(", ")
+    };
+    Err(StoreError::Foreign {
+        found: format!("it is for {}, and the pairs are {}", list(ours), list(wanted)),
+    })
+}
+
+struct Recovery<'a, S> {
+    storage: &'a S,
+    superblock: &'a Superblock,
+    state: State,
+    segments: BTreeMap<u64, Segment>,
+    /// Per epoch: count of extents, and their sum.
+    sums: BTreeMap<EpochNumber, (u64, u64)>,
+    report: Recovered,
+    to_seal: Vec<(u64, u32)>,
+    /// The largest epoch of any image.
+    seen: EpochNumber,
+}
+
+impl<S: Storage> Recovery<'_, S> {
+    /// Reads all segments; returns the objects that are no part of the log.
+    fn read(
+        &mut self,
+        headers: &BTreeMap<u64, (u64, SegmentHeader)>,
+        headless: &BTreeMap<u64, (u64, String)>,
+    ) -> Result<Vec<ObjectName>, StoreError> {
+        let mut garbage = Vec::new();
+        let Some((&base, (_, header))) = headers.last_key_value() else {
+            return Err(damaged(
+                ObjectName::Segment(headless.keys().next().copied().unwrap_or_default()),
+                0,
+                "no segment's header can be read",
+            ));
+        };
+        self.state = header.state.clone();
+        self.state.generation = self.state.generation.max(self.superblock.generation);
+        if self.state.disks != self.superblock.disks {
+            return Err(damaged(
+                ObjectName::Segment(base),
+                0,
+                "its disks are not those of the superblock",
+            ));
+        }
+        let mut headless_newer = Vec::new();
+        for (seq, (len, what)) in headless {
+            if self.state.segments.contains(seq) {
+                self.report
+                    .damage
+                    .push(format!("segment {}: {what}", ObjectName::Segment(*seq)));
+                self.read_sealed(*seq, *len, 1)?;
+            } else if *seq < base {
+                garbage.push(ObjectName::Segment(*seq));
+            } else {
+                match self.first_record(*seq, *len)? {
+                    None => garbage.push(ObjectName::Segment(*seq)),
+                    Some((at, synced)) => {
+                        if synced {
+                            self.report
+                                .damage
+                                .push(format!("segment {}: {what}", ObjectName::Segment(*seq)));
+                        }
+                        headless_newer.push((*seq, *len, at));
+                    }
+                }
+            }
+        }
+        for (seq, (len, header)) in headers {
+            if *seq == base {
+                self.replay(*seq, *len, header.header_blocks)?;
+            } else if self.state.segments.contains(seq) {
+                self.read_sealed(*seq, *len, header.header_blocks)?;
+            } else {
+                garbage.push(ObjectName::Segment(*seq));
+            }
+        }
+        let mut keep = BTreeSet::from([base]);
+        for (seq, len, at) in headless_newer {
+            self.replay(seq, len, at)?;
+            keep.insert(seq);
+        }
+        // Without what the records of the newest segments took out of the log.
+        keep.extend(self.state.segments.iter().copied());
+        for seq in self.segments.keys().copied().collect::<Vec<_>>() {
+            if !keep.contains(&seq) {
+                self.segments.remove(&seq);
+                garbage.push(ObjectName::Segment(seq));
+            }
+        }
+        for seq in &keep {
+            if !self.segments.contains_key(seq) {
+                self.report
+                    .damage
+                    .push(format!("segment {} is missing", ObjectName::Segment(*seq)));
+            }
+        }
+        self.state.segments = keep;
+        Ok(garbage)
+    }
+
+    /// Where the records of a segment begin whose header cannot be read, and whether any of them shows that the segment was
+    /// flushed: then it is damaged. Otherwise power may have failed while it was begun; what is whole in it counts all
+    /// the same, since nothing in its header is not in the segments before it.
+    fn first_record(&self, seq: u64, len: u64) -> Result<Option<(u32, bool)>, StoreError> {
+        let scan = Scan::new(
+            self.storage,
+            self.superblock.store,
+            seq,
+            len,
+            &self.superblock.disks,
+            0,
+        );
+        let mut first = None;
+        let blocks = u32::try_from(len / BLOCK).unwrap_or(u32::MAX);
+        for at in 1..blocks {
+            if let Ok(head) = scan.head_at(at)? {
+                if head.index == 0 && first.is_none() {
+                    first = Some(at);
+                }
+                if head.durable > 0 {
+                    return Ok(first.map(|first| (first, true)));
+                }
+            }
+        }
+        Ok(first.map(|first| (first, false)))
+    }
+
+    /// Reads a sealed segment by its footer, or record by record when that is not whole.
+    fn read_sealed(&mut self, seq: u64, len: u64, header_blocks: u32) -> Result<(), StoreError> {
+        let trailer = read_trailer(self.storage, &self.superblock.store, seq, len)?;
+        let entries = match &trailer {
+            Ok(trailer) => match read_footer(self.storage, seq, trailer) {
+                Ok(entries) => Ok(entries),
+                Err(StoreError::Damaged { what, .. }) => Err(what),
+                Err(err) => return Err(err),
+            },
+            Err(what) => Err((*what).to_owned()),
+        };
+        let mut segment = Segment::new(len);
+        match (entries, trailer) {
+            (Ok(entries), Ok(trailer)) if self.fit(&entries, &trailer) => {
+                for entry in &entries {
+                    self.note(&mut segment, entry);
+                }
+                segment.trailer = Some(trailer);
+            }
+            (entries, _) => {
+                let what = entries
+                    .err()
+                    .unwrap_or_else(|| "its footer is out of bounds".to_owned());
+                self.report.damage.push(format!(
+                    "segment {}: {what}; it was read record by record",
+                    ObjectName::Segment(seq)
+                ));
+                let mut scan = Scan::new(
+                    self.storage,
+                    self.superblock.store,
+                    seq,
+                    len,
+                    &self.superblock.disks,
+                    header_blocks,
+                );
+                let mut found = Vec::new();
+                while let Ok(record) = scan.next()? {
+                    found.extend(record.entries);
+                }
+                for entry in &found {
+                    self.note(&mut segment, entry);
+                }
+                segment.entries = std::sync::Arc::new(found);
+            }
+        }
+        self.segments.insert(seq, segment);
+        Ok(())
+    }
+
+    fn fit(&self, entries: &[Entry], trailer: &Trailer) -> bool {
+        entries.iter().all(|entry| {
+            let disk = self.superblock.disks.get(entry.disk.at());
+            disk.is_some_and(|disk| entry.end() <= disk.blocks())
+                && (entry.zero || u64::from(entry.data) + u64::from(entry.count) <= u64::from(trailer.end))
+        })
+    }
+
+    fn note(&mut self, segment: &mut Segment, entry: &Entry) {
+        segment.note(entry);
+        self.seen = self.seen.max(entry.epoch);
+        if entry.image == Image::After && !entry.relocated {
+            let (count, sum) = self.sums.entry(entry.epoch).or_default();
+            *count += 1;
+            *sum = sum.wrapping_add(entry.checksum());
+        }
+    }
+
+    /// Reads the newest segment, whose records change the state.
+    fn replay(&mut self, seq: u64, len: u64, header_blocks: u32) -> Result<(), StoreError> {
+        let mut scan = Scan::new(
+            self.storage,
+            self.superblock.store,
+            seq,
+            len,
+            &self.superblock.disks,
+            header_blocks,
+        );
+        let mut segment = Segment::new(len);
+        let mut found = Vec::new();
+        let mut commits = Vec::new();
+        while let Ok(record) = scan.next()? {
+            for entry in &record.entries {
+                self.note(&mut segment, entry);
+            }
+            found.extend(record.entries);
+            let at = u64::from(record.at) * BLOCK;
+            let broken = |what| damaged(ObjectName::Segment(seq), at, what);
+            match record.head.kind {
+                Kind::After | Kind::Base => {}
+                Kind::Commit => {
+                    let commit = Commit::decode(&record.head.body).map_err(broken)?;
+                    for given_up in self.state.committed.0 + 1..record.head.epoch.0 {
+                        self.state.aborted.insert(EpochNumber(given_up));
+                    }
+                    self.state.committed = record.head.epoch;
+                    if commit.offered {
+                        self.state.points.insert(commit.point.epoch, commit.point.clone());
+                    }
+                    commits.push((record.head.epoch, commit));
+                }
+                Kind::Applied => self.state.applied = self.state.applied.max(record.head.epoch),
+                Kind::Points => {
+                    let changes = PointChanges::decode(&record.head.body).map_err(broken)?;
+                    changes.apply(&mut self.state.points);
+                }
+                Kind::Segments => {
+                    for dropped in numbers(&mut Reader::new(&record.head.body)).map_err(broken)? {
+                        self.state.segments.remove(&dropped);
+                    }
+                }
+            }
+        }
+        let end = scan.at;
+        let trailer = read_trailer(self.storage, &self.superblock.store, seq, len)?;
+        match trailer {
+            Ok(trailer) if trailer.end == end && usize_of(u64::from(trailer.entries)) == found.len() => {
+                segment.trailer = Some(trailer);
+            }
+            _ => {
+                segment.entries = std::sync::Arc::new(found);
+                self.to_seal.push((seq, end));
+            }
+        }
+        self.segments.insert(seq, segment);
+        self.state.last_epoch = self.state.last_epoch.max(self.state.committed);
+        for (epoch, commit) in commits {
+            let found = self.sums.get(&epoch).copied().unwrap_or_default();
+            // Only what is still in the log can be summed up: an older part may have been compacted since.
+            if self.state.applied < epoch && found != (commit.extents, commit.checksum) {
+                self.report.damage.push(format!(
+                    "epoch {epoch} has {} extents, and was acknowledged with {}",
+                    found.0, commit.extents
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives up what was not complete.
+    fn end_epochs(&mut self) {
+        if Bug::HalfEpochCounts.live() && self.seen > self.state.committed {
+            self.state.committed = self.seen;
+        }
+        let newest = self.state.last_epoch.max(self.seen);
+        for epoch in self.state.committed.0 + 1..=newest.0 {
+            let epoch = EpochNumber(epoch);
+            if self.state.aborted.insert(epoch) {
+                self.report.dropped_epochs.push(epoch);
+            }
+        }
+        self.state.last_epoch = newest;
+    }
+}

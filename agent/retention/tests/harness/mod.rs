@@ -1,0 +1,364 @@
+//! A machine with two disks and a store, and a simple model that says what each point has to look like.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::collections::BTreeMap;
+
+use mt_retention::testing::{Power, Rng, SimDisk, SimStorage};
+use mt_retention::{
+    BLOCK_SIZE, Consistency, CreateOptions, Disk, DiskIndex, EpochNumber, Offered, OpenOptions, PointSpec,
+    Store, StoreError, TargetDisk, digest,
+};
+
+/// Blocks of each disk; the last is cut to 512 bytes.
+pub const BLOCKS: usize = 10;
+pub const DISKS: usize = 2;
+pub const SIZE: usize = (BLOCKS - 1) * BLOCK_SIZE + 512;
+pub const SEGMENT: u64 = 64 << 10;
+const BUDGET: u64 = 5 * BLOCK_SIZE as u64;
+
+/// What a block holds, as a number: 0 is zeros.
+pub type Tag = u64;
+/// Tags of all blocks of all disks.
+pub type Image = Vec<Vec<Tag>>;
+
+pub fn block_len(block: usize) -> usize {
+    if block + 1 == BLOCKS { 512 } else { BLOCK_SIZE }
+}
+
+pub fn content(tag: Tag, len: usize) -> Vec<u8> {
+    if tag == 0 {
+        return vec![0; len];
+    }
+    tag.to_le_bytes().iter().copied().cycle().take(len).collect()
+}
+
+pub fn bytes_of(image: &[Tag]) -> Vec<u8> {
+    image
+        .iter()
+        .enumerate()
+        .flat_map(|(block, tag)| content(*tag, block_len(block)))
+        .collect()
+}
+
+pub fn spec(time: i64) -> PointSpec {
+    PointSpec {
+        consistency: Consistency::Crash,
+        source_time_ms: time,
+        received_time_ms: time,
+        name: format!("point {time}"),
+        tags: vec!["test".to_owned()],
+    }
+}
+
+pub fn table() -> Vec<Disk> {
+    (0..DISKS)
+        .map(|at| Disk {
+            id: format!("naa.{at}"),
+            size: SIZE as u64,
+        })
+        .collect()
+}
+
+pub fn disk_index(disk: usize) -> DiskIndex {
+    DiskIndex(u16::try_from(disk).unwrap())
+}
+
+/// What must be true whatever happens.
+#[derive(Debug, Clone, Default)]
+pub struct Model {
+    /// Content at the end of every epoch that is, or may be, complete.
+    pub states: BTreeMap<EpochNumber, Image>,
+    /// Acknowledged.
+    pub acked: EpochNumber,
+    /// Points that are on offer for certain.
+    pub offered: Vec<EpochNumber>,
+    /// Points that may be on offer or not: a commit or a drop that was cut.
+    pub perhaps: Vec<EpochNumber>,
+    /// The open epoch's content.
+    pub open: Option<Image>,
+}
+
+pub struct World {
+    pub power: Power,
+    pub storage: SimStorage,
+    pub disks: Vec<SimDisk>,
+    pub store: Store<SimStorage>,
+    pub model: Model,
+    pub time: i64,
+    next_tag: Tag,
+}
+
+impl World {
+    /// Disks full of something, and a new store; `initial` offers them as the first point.
+    pub fn new(initial: bool) -> Self {
+        let power = Power::new();
+        let storage = SimStorage::with_power(&power);
+        let image: Image = (0..DISKS)
+            .map(|disk| {
+                (0..BLOCKS)
+                    .map(|block| {
+                        if block == 3 {
+                            0
+                        } else {
+                            (1 + disk as u64) << 32 | block as u64
+                        }
+                    })
+                    .collect()
+            })
+            .collect();
+        let disks: Vec<SimDisk> = image
+            .iter()
+            .map(|tags| {
+                let disk = SimDisk::with_power(SIZE, &power);
+                disk.fill(&bytes_of(tags));
+                disk
+            })
+            .collect();
+        let store = Store::create(
+            storage.clone(),
+            CreateOptions {
+                uuid: [7; 16],
+                generation: 1,
+                disks: table(),
+                segment_size: SEGMENT,
+                capacity: 0,
+                initial_point: initial.then(|| spec(0)),
+            },
+        )
+        .unwrap();
+        let zero = EpochNumber(0);
+        Self {
+            power,
+            storage,
+            disks,
+            store,
+            model: Model {
+                states: BTreeMap::from([(zero, image)]),
+                offered: if initial { vec![zero] } else { Vec::new() },
+                ..Model::default()
+            },
+            time: 0,
+            next_tag: 1 << 40,
+        }
+    }
+
+    pub fn targets(disks: &[SimDisk]) -> Vec<&dyn TargetDisk> {
+        disks.iter().map(|disk| disk as &dyn TargetDisk).collect()
+    }
+
+    pub fn newest(&self) -> &Image {
+        &self.model.states[&self.model.acked]
+    }
+
+    fn begin(&mut self) -> Result<(), StoreError> {
+        if self.model.open.is_none() {
+            self.model.open = Some(self.newest().clone());
+            self.store.begin_epoch()?;
+        }
+        Ok(())
+    }
+
+    /// Writes new content to blocks.
+    pub fn write(&mut self, disk: usize, block: usize, count: usize) -> Result<(), StoreError> {
+        self.begin()?;
+        let tags: Vec<Tag> = (0..count).map(|at| self.next_tag + at as u64).collect();
+        self.next_tag += count as u64;
+        let data: Vec<u8> = tags
+            .iter()
+            .enumerate()
+            .flat_map(|(at, tag)| content(*tag, block_len(block + at)))
+            .collect();
+        let cells = &mut self.model.open.as_mut().unwrap()[disk][block..block + count];
+        cells.copy_from_slice(&tags);
+        self.store.write(
+            disk_index(disk),
+            (block * BLOCK_SIZE) as u64,
+            &data,
+            digest(&data),
+        )
+    }
+
+    pub fn zero(&mut self, disk: usize, block: usize, count: usize) -> Result<(), StoreError> {
+        self.begin()?;
+        self.model.open.as_mut().unwrap()[disk][block..block + count].fill(0);
+        let len: usize = (block..block + count).map(block_len).sum();
+        self.store
+            .zero(disk_index(disk), (block * BLOCK_SIZE) as u64, len as u64)
+    }
+
+    /// Ends the open epoch, or an empty one.
+    pub fn commit(&mut self, offered: Offered) -> Result<EpochNumber, StoreError> {
+        self.begin()?;
+        let (epoch, _) = self.store.open_epoch().unwrap();
+        self.time += 1;
+        self.expect(epoch, offered);
+        let done = self.store.commit_epoch(spec(self.time), offered)?;
+        assert_eq!(done.epoch, epoch);
+        self.acknowledged(epoch);
+        Ok(epoch)
+    }
+
+    fn expect(&mut self, epoch: EpochNumber, offered: Offered) {
+        let image = self.model.open.take().unwrap();
+        self.model.states.insert(epoch, image);
+        if offered == Offered::AsPoint {
+            self.model.perhaps.push(epoch);
+        }
+    }
+
+    fn acknowledged(&mut self, epoch: EpochNumber) {
+        self.model.acked = epoch;
+        self.model.offered.append(&mut self.model.perhaps);
+    }
+
+    pub fn abort(&mut self) {
+        self.store.abort_epoch();
+        self.model.open = None;
+    }
+
+    pub fn step(&mut self) -> Result<bool, StoreError> {
+        let targets = Self::targets(&self.disks);
+        Ok(self.store.apply_step(&targets, BUDGET)?.up_to_date)
+    }
+
+    pub fn apply(&mut self) -> Result<(), StoreError> {
+        while !self.step()? {}
+        Ok(())
+    }
+
+    pub fn drop_point(&mut self, epoch: EpochNumber) -> Result<(), StoreError> {
+        self.model.offered.retain(|known| *known != epoch);
+        self.model.perhaps.push(epoch);
+        self.store.drop_points(&[epoch])?;
+        self.model.perhaps.clear();
+        Ok(())
+    }
+
+    /// Rolls to a point; gives an open epoch up first.
+    pub fn roll(&mut self, to: EpochNumber) -> Result<(), StoreError> {
+        self.abort();
+        self.apply()?;
+        self.time += 1;
+        // The instant before may become a point of its own.
+        let newest = self.newest().clone();
+        let mark = EpochNumber(self.store_last() + 1);
+        if !self.model.offered.contains(&self.model.acked) {
+            self.model.states.insert(mark, newest);
+            self.model.perhaps.push(mark);
+        }
+        let mut roll = self.store.begin_roll(to, spec(self.time))?;
+        if self.store.committed() != self.model.acked {
+            self.acknowledged(mark);
+        }
+        while !self.store.roll_step(&mut roll, BUDGET)?.complete {}
+        self.model.open = Some(self.model.states[&to].clone());
+        self.expect(roll.epoch(), Offered::AsPoint);
+        self.time += 1;
+        self.store.finish_roll(&roll, spec(self.time))?;
+        self.acknowledged(roll.epoch());
+        self.apply()
+    }
+
+    fn store_last(&self) -> u64 {
+        self.store.last_epoch().0
+    }
+
+    /// What is left after power loss, opened again; an error is a broken promise.
+    pub fn crash(&self, rng: &mut Rng) -> Result<Self, String> {
+        let (power, storage, disks) = self.wreck(rng);
+        self.reopen(power, storage, disks)
+    }
+
+    /// What is left after power loss.
+    pub fn wreck(&self, rng: &mut Rng) -> (Power, SimStorage, Vec<SimDisk>) {
+        let power = Power::new();
+        let storage = self.storage.crash(rng, &power);
+        let disks = self.disks.iter().map(|disk| disk.crash(rng, &power)).collect();
+        (power, storage, disks)
+    }
+
+    pub fn reopen(&self, power: Power, storage: SimStorage, disks: Vec<SimDisk>) -> Result<Self, String> {
+        let options = OpenOptions {
+            disks: Some(table()),
+            capacity: 0,
+        };
+        let (mut store, report) =
+            Store::open(storage.clone(), options).map_err(|err| format!("open: {err}"))?;
+        if !report.damage.is_empty() {
+            return Err(format!("damage reported: {:?}", report.damage));
+        }
+        let targets = Self::targets(&disks);
+        store
+            .apply_all(&targets, BUDGET)
+            .map_err(|err| format!("apply: {err}"))?;
+        let mut model = self.model.clone();
+        let committed = store.committed();
+        if committed < model.acked {
+            return Err(format!("acknowledged {}, found {committed}", model.acked));
+        }
+        if !model.states.contains_key(&committed) {
+            return Err(format!("epoch {committed} was never complete"));
+        }
+        let offered: Vec<EpochNumber> = store.points().map(|point| point.epoch).collect();
+        if let Some(lost) = model.offered.iter().find(|epoch| !offered.contains(epoch)) {
+            return Err(format!("point {lost} is lost"));
+        }
+        if let Some(new) = offered
+            .iter()
+            .find(|epoch| !model.offered.contains(epoch) && !model.perhaps.contains(epoch))
+        {
+            return Err(format!("point {new} should not be on offer"));
+        }
+        model.acked = committed;
+        model.offered = offered;
+        model.perhaps.clear();
+        model.open = None;
+        let mut world = Self {
+            power,
+            storage,
+            disks,
+            store,
+            model,
+            time: self.time,
+            next_tag: self.next_tag + (1 << 20),
+        };
+        world.check()?;
+        Ok(world)
+    }
+
+    /// Compares disks and points with the model. Everything has to be applied.
+    pub fn check(&mut self) -> Result<(), String> {
+        for (index, disk) in self.disks.iter().enumerate() {
+            if disk.content() != bytes_of(&self.newest()[index]) {
+                return Err(format!(
+                    "disk {index} is not what epoch {} left",
+                    self.model.acked
+                ));
+            }
+        }
+        self.check_points()
+    }
+
+    /// Reads every point and compares it with the model.
+    pub fn check_points(&mut self) -> Result<(), String> {
+        let targets = Self::targets(&self.disks);
+        for point in &self.model.offered {
+            for index in 0..DISKS {
+                let mut found = vec![0; SIZE];
+                self.store
+                    .read_at(*point, disk_index(index), 0, &mut found, &targets)
+                    .map_err(|err| format!("point {point}: {err}"))?;
+                let wanted = bytes_of(&self.model.states[point][index]);
+                if found != wanted {
+                    let block = found
+                        .chunks(BLOCK_SIZE)
+                        .zip(wanted.chunks(BLOCK_SIZE))
+                        .position(|(f, w)| f != w);
+                    return Err(format!("point {point} is wrong on disk {index}, block {block:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
