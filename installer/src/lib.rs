@@ -1,10 +1,32 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Puts the master target on a disk: of a virtual machine that was started from the ISO, or of the OVA on a build host.
 //!
-//! Pure modules think (`kickstart`, `plan`, ...), thin edges act (`execute`, `command`, ...).
+//! | module | does | I/O |
+//! |---|---|---|
+//! | [`answers`] | what an installation is told | no |
+//! | [`facts`] | what is true of the machine's disks | reads |
+//! | [`plan`] | answers and facts in, a plan or a refusal out | no |
+//! | [`execute`] | does what the plan says | writes |
+//! | [`boot`], [`configure`], [`filesystem`], [`payload`] | the steps' own knowledge | writes |
+//! | [`target`] | the disk or image that is written to | writes |
+//! | [`command`] | starts programs; nobody else does | |
 
+pub mod answers;
+pub mod boot;
 pub mod cli;
+pub mod command;
+pub mod configure;
 pub mod custom_change;
 pub mod error;
+pub mod execute;
+pub mod facts;
+pub mod filesystem;
+pub mod identity;
+pub mod kickstart;
 pub mod medium;
+pub mod network;
+pub mod payload;
+pub mod plan;
 pub mod screen;
+pub mod state;
+pub mod target;

@@ -7,7 +7,10 @@ use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Kind, Result};
 
+mod apply;
+mod boot;
 mod custom_change;
+mod ks;
 mod start;
 
 /// Version of every JSON document this program prints.
@@ -32,6 +35,16 @@ enum Noun {
     /// Make a Debian or EL system a master target, once
     #[command(subcommand)]
     CustomChange(custom_change::Verb),
+    /// Answers in kickstart syntax
+    #[command(subcommand)]
+    Ks(ks::Verb),
+    /// Print what apply would do
+    Plan(apply::What),
+    /// Install
+    Apply(apply::ApplyArguments),
+    /// What starts the installed system
+    #[command(subcommand)]
+    Boot(boot::Verb),
     /// Show the first screen of the installation medium and wait for Enter
     Start,
 }
@@ -53,6 +66,10 @@ pub fn run() -> ExitCode {
     };
     let done = match arguments.noun {
         Noun::CustomChange(verb) => custom_change::run(verb),
+        Noun::Ks(verb) => ks::run(&verb),
+        Noun::Plan(what) => apply::show(&what),
+        Noun::Apply(arguments) => apply::run(&arguments),
+        Noun::Boot(verb) => boot::run(&verb),
         Noun::Start => start::run(),
     };
     match done {
