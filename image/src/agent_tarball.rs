@@ -77,13 +77,19 @@ const FILES: &[(&str, u32, &[u8])] = files! {
     "system/usr/lib/sysusers.d/master-target.conf", 0o644, "../../agent/systemd/sysusers.conf";
 };
 
+/// Name of the tarball of a version.
+#[must_use]
+pub fn file_name(version: &str) -> String {
+    format!("master-target-agent-{version}.tar.gz")
+}
+
 /// Makes the tarball; returns its path.
 ///
 /// # Errors
 /// A program cannot be read or is none, the file exists and is to be kept, or writing failed.
 pub fn build(request: &Request) -> Result<PathBuf> {
     let name = format!("master-target-agent-{}", request.version);
-    let target = request.out.join(format!("{name}.tar.gz"));
+    let target = request.out.join(file_name(&request.version));
     let members = members(request)?;
     fs::create_dir_all(&request.out).map_err(|error| Error::io("create", &request.out, error))?;
     let new = Unpublished::create(&target, request.existing)?;

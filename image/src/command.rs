@@ -52,6 +52,8 @@ enum Containment {
 #[derive(Debug)]
 pub struct Program {
     name: &'static str,
+    /// Where it lies, unless it is to be searched.
+    path: Option<PathBuf>,
     arguments: Vec<OsString>,
     environment: Vec<(&'static str, OsString)>,
     folder: Option<PathBuf>,
@@ -64,11 +66,19 @@ impl Program {
     pub fn new(name: &'static str) -> Self {
         Self {
             name,
+            path: None,
             arguments: Vec::new(),
             environment: Vec::new(),
             folder: None,
             containment: Containment::None,
         }
+    }
+
+    /// Takes it from a path: one of this project's own programs.
+    #[must_use]
+    pub fn at(mut self, path: &Path) -> Self {
+        self.path = Some(path.to_owned());
+        self
     }
 
     /// Runs it tied to the life of this process, which needs no privilege.
@@ -115,8 +125,12 @@ impl Program {
     }
 
     fn command(&self) -> Command {
+        let program = self
+            .path
+            .as_deref()
+            .map_or(OsStr::new(self.name), Path::as_os_str);
         let mut command = match &self.containment {
-            Containment::None => Command::new(self.name),
+            Containment::None => Command::new(program),
             _ => {
                 let mut command = Command::new("setpriv");
                 command.args(["--pdeathsig", "KILL", "--"]);
@@ -134,7 +148,7 @@ impl Program {
             command.arg("--");
         }
         if self.containment != Containment::None {
-            command.arg(self.name);
+            command.arg(program);
         }
         command.args(&self.arguments).stdin(Stdio::null()).env_clear();
         command

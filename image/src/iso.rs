@@ -11,6 +11,7 @@
 //! | `/boot/grub/` | menu, modules for BIOS, El Torito image |
 //! | `/mt/payload.squashfs` | the root file system, run live and unpacked by the installer |
 //! | `/mt/payload.sha256` | its digest, also in the menu: what identifies the medium |
+//! | `/mt/master-target-agent-VERSION.tar.gz` | the agent, unpacked by the installer |
 //! | `/mt/SHA256SUMS` | digests of everything else, for the media check |
 //! | `/mt/inst.ks` | answers, put in by `iso embed-ks` |
 //!
@@ -43,8 +44,11 @@ const ESP_TYPE: &str = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B";
 /// What a medium is made of.
 #[derive(Debug, Clone, Copy)]
 pub struct IsoParts<'a> {
-    /// Folder with `vmlinuz`, `initrd.img`, `payload.squashfs`, and `boot/` with shim, GRUB and its modules.
+    /// Folder with `vmlinuz`, `initrd.img`, `payload.squashfs`, `payload.sha256`, and `boot/` with shim, GRUB and its
+    /// modules.
     pub stage: &'a Path,
+    /// The agent's tarball.
+    pub agent_tarball: &'a Path,
     /// Scratch folder.
     pub scratch: &'a Path,
     /// Version shown in the menu.
@@ -86,6 +90,11 @@ pub fn build(parts: &IsoParts<'_>) -> Result<PathBuf> {
         (
             parts.stage.join("payload.squashfs"),
             tree.join("mt/payload.squashfs"),
+        ),
+        (
+            parts.agent_tarball.to_owned(),
+            tree.join("mt")
+                .join(parts.agent_tarball.file_name().unwrap_or_default()),
         ),
         (boot.join("eltorito.img"), grub.join("eltorito.img")),
     ];
@@ -236,9 +245,8 @@ fn menu(version: &str, payload: &str) -> String {
     let common = format!(
         "boot=mtlive mt.label={LABEL} mt.payload={payload} systemd.gpt_auto=0 no_timer_check systemd.mask=kdump-tools.service quiet loglevel=3 console=tty0 console=ttyS0,115200"
     );
-    // The first letter starts an entry too: some consoles pass no arrow keys.
-    let entry = |title: &str, id: &str, arguments: &str| {
-        let key = &id[..1];
+    // A letter starts an entry too: some consoles pass no arrow keys. GRUB itself takes "c" and "e".
+    let entry = |title: &str, id: &str, key: char, arguments: &str| {
         format!(
             "menuentry \"{title}\" --id {id} --hotkey={key} {{\n    linux /boot/vmlinuz {common} {arguments}\n    initrd /boot/initrd.img\n}}\n"
         )
@@ -247,10 +255,10 @@ fn menu(version: &str, payload: &str) -> String {
         "# The serial console beside the screen; without a serial port the second half does nothing.\n",
         "if serial --unit=0 --speed=115200; then\n    terminal_input console serial\n    terminal_output console serial\nfi\n",
         "set timeout=10\nset default=install\nif [ -f /mt/inst.ks ]; then\n    set default=unattended\nfi\n",
-        &entry(&format!("Install the master target {version}"), "install", "systemd.unit=mt-live.target mt.mode=install"),
-        &entry("Install unattended (inst.ks=, the medium, or a volume labelled OEMDRV)", "unattended", "systemd.unit=mt-live.target mt.mode=unattended"),
-        &entry("Rescue shell", "rescue", "mt.mode=rescue systemd.unit=rescue.target systemd.setenv=SYSTEMD_SULOGIN_FORCE=1"),
-        &entry("Check this medium", "check", "mt.mode=check"),
+        &entry(&format!("Install the master target {version}"), "install", 'i', "systemd.unit=mt-live.target mt.mode=install"),
+        &entry("Install unattended (inst.ks=, the medium, or a volume labelled OEMDRV)", "unattended", 'u', "systemd.unit=mt-live.target mt.mode=unattended"),
+        &entry("Rescue shell", "rescue", 'r', "mt.mode=rescue systemd.unit=rescue.target systemd.setenv=SYSTEMD_SULOGIN_FORCE=1"),
+        &entry("Check this medium", "check", 'm', "mt.mode=check"),
     ]
     .concat()
 }
@@ -324,5 +332,14 @@ mod tests {
             4
         );
         assert_eq!(text.matches("console=ttyS0,115200").count(), 4);
+        let mut keys: Vec<&str> = text
+            .split("--hotkey=")
+            .skip(1)
+            .filter_map(|rest| rest.get(..1))
+            .collect();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), 4, "each entry has a key of its own");
+        assert!(!keys.contains(&"c") && !keys.contains(&"e"), "these are GRUB's");
     }
 }

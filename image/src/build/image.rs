@@ -5,8 +5,10 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use super::disk;
 use super::ova::{self, OvaOptions};
 use super::stage::{self, Inputs, Stage};
+use crate::agent_tarball;
 use crate::command;
 use crate::error::{Error, Kind, Result, shown};
 use crate::iso::{self, IsoParts, sha256_of};
@@ -73,6 +75,7 @@ impl Request {
             packages: self.artefact(".packages.json"),
             spdx: self.artefact(".spdx.json"),
             cyclonedx: self.artefact(".cdx.json"),
+            agent_tarball: self.out.join(agent_tarball::file_name(&self.inputs.spec.version)),
         }
     }
 
@@ -134,6 +137,7 @@ impl Request {
                 spec.sizes.ova_mib_max
             ));
         }
+        steps.push(format!("write {}", shown(&artefacts.agent_tarball)));
         steps.push(format!(
             "write {}, {} and {}",
             shown(&artefacts.packages),
@@ -153,13 +157,14 @@ struct Artefacts {
     packages: PathBuf,
     spdx: PathBuf,
     cyclonedx: PathBuf,
+    agent_tarball: PathBuf,
 }
 
 impl Artefacts {
     fn all(&self) -> Vec<PathBuf> {
         let images = self.iso.iter().chain(&self.ova);
         images
-            .chain([&self.packages, &self.spdx, &self.cyclonedx])
+            .chain([&self.packages, &self.spdx, &self.cyclonedx, &self.agent_tarball])
             .cloned()
             .collect()
     }
@@ -199,9 +204,10 @@ pub fn build(request: &Request, say: &dyn Fn(&str)) -> Result<Vec<PathBuf>> {
         build_iso(request, &stage, target, say)?;
     }
     if let (Some(target), Some(disk)) = (&artefacts.ova, &request.ova) {
-        build_ova(request, disk, target, say)?;
+        build_ova(request, &stage, disk, target, say)?;
     }
     write_json(&artefacts.packages, &stage.packages, request.existing)?;
+    copy(&stage.agent_tarball, &artefacts.agent_tarball, request.existing)?;
     let created = rfc3339(spec.source_date);
     write_json(
         &artefacts.spdx,
@@ -244,6 +250,7 @@ fn build_iso(request: &Request, stage: &Stage, target: &Path, say: &dyn Fn(&str)
     let scratch = WorkFolder::create(&request.out)?;
     let made = iso::build(&IsoParts {
         stage: &stage.path,
+        agent_tarball: &stage.agent_tarball,
         scratch: scratch.path(),
         version: &spec.version,
         source_date: spec.source_date,
@@ -256,16 +263,24 @@ fn build_iso(request: &Request, stage: &Stage, target: &Path, say: &dyn Fn(&str)
     iso::publish(&made, target, request.existing)
 }
 
-fn build_ova(request: &Request, disk: &DiskFrom, target: &Path, say: &dyn Fn(&str)) -> Result<()> {
-    let path = match disk {
-        DiskFrom::File(path) => path,
+fn build_ova(
+    request: &Request,
+    stage: &Stage,
+    from: &DiskFrom,
+    target: &Path,
+    say: &dyn Fn(&str),
+) -> Result<()> {
+    // The disk takes as much space as the root file system unpacked, and goes with this folder.
+    let scratch = WorkFolder::create(&request.work)?;
+    let disk = match from {
+        DiskFrom::File(path) => path.clone(),
         DiskFrom::Installer => {
-            let text = "the installer cannot make the disk of an OVA yet";
-            return Err(Error::new(Kind::Usage, text).hint("name a raw disk with --disk, or give --iso"));
+            say("OVA: installing the appliance onto its disk");
+            disk::install(request, stage, scratch.path())?
         }
     };
     say("OVA: compressing the disk");
-    ova::build(&request.inputs.spec, path, target, &request.ova_options).map(drop)
+    ova::build(&request.inputs.spec, &disk, target, &request.ova_options).map(drop)
 }
 
 /// Writes the lock file of a build's packages.
@@ -344,6 +359,14 @@ fn write_json<T: serde::Serialize>(path: &Path, value: &T, existing: Existing) -
     (&mut file.file())
         .write_all(&text)
         .map_err(|error| Error::io("write", path, error))?;
+    file.publish()
+}
+
+/// Copies a file of the stage to its final name.
+fn copy(from: &Path, to: &Path, existing: Existing) -> Result<()> {
+    let mut source = fs::File::open(from).map_err(|error| Error::io("open", from, error))?;
+    let file = Unpublished::create(to, existing)?;
+    std::io::copy(&mut source, &mut file.file()).map_err(|error| Error::io("write", to, error))?;
     file.publish()
 }
 

@@ -7,8 +7,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::agent_tarball;
 use crate::command::{Program, in_root};
 use crate::error::{Error, Kind, Result, shown};
+use crate::iso::sha256_of;
+use crate::publish::Existing;
 use crate::rootfs::mirror::HostApt;
 use crate::rootfs::{Package, debian, tidy};
 use crate::spec::{Base, ImageSpec};
@@ -51,6 +54,8 @@ pub struct Inputs {
 pub struct Stage {
     /// Folder with `vmlinuz`, `initrd.img`, `payload.squashfs` and `boot/`.
     pub path: PathBuf,
+    /// The agent's tarball in that folder.
+    pub agent_tarball: PathBuf,
     /// The packages in it.
     pub packages: Vec<Package>,
     /// Whether an earlier build made it.
@@ -150,6 +155,7 @@ pub fn prepare(inputs: &Inputs, work: &Path, say: &dyn Fn(&str)) -> Result<Stage
     let packages = serde_json::from_slice(&text)
         .map_err(|error| Error::new(Kind::Unexpected, format!("{} is damaged: {error}", shown(&list))))?;
     Ok(Stage {
+        agent_tarball: path.join(agent_tarball::file_name(&inputs.spec.version)),
         path,
         packages,
         resumed,
@@ -211,10 +217,8 @@ pub fn forget(work: &Path) -> Result<()> {
 
 fn make(inputs: &Inputs, base: &Path, scratch: &Path, say: &dyn Fn(&str)) -> Result<PathBuf> {
     let (spec, root, stage) = (&inputs.spec, scratch.join("root"), scratch.join("stage"));
-    let files: [(&Path, &str); 2] = [
-        (&inputs.agent, "usr/bin/mt-agent"),
-        (&inputs.installer, "usr/sbin/mt-installer"),
-    ];
+    // The agent is not among them: the custom-change step of the installation puts it there, from its tarball.
+    let files: [(&Path, &str); 1] = [(&inputs.installer, "usr/sbin/mt-installer")];
     say("root file system: making it of the packages");
     let parts = debian::Parts {
         spec,
@@ -298,6 +302,17 @@ fn make(inputs: &Inputs, base: &Path, scratch: &Path, say: &dyn Fn(&str)) -> Res
         .env("SOURCE_DATE_EPOCH", spec.source_date.to_string())
         .contained()
         .run()?;
+    let digest = stage.join("payload.sha256");
+    let text = format!("{}\n", sha256_of(&stage.join("payload.squashfs"))?);
+    fs::write(&digest, text).map_err(|error| Error::io("write", &digest, error))?;
+    agent_tarball::build(&agent_tarball::Request {
+        agent: inputs.agent.clone(),
+        installer: inputs.installer.clone(),
+        out: stage.clone(),
+        version: spec.version.clone(),
+        source_date: spec.source_date,
+        existing: Existing::Keep,
+    })?;
     let list = stage.join("packages.json");
     let text = serde_json::to_vec_pretty(&packages)
         .map_err(|error| Error::new(Kind::Unexpected, format!("cannot render JSON: {error}")))?;
