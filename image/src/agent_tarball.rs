@@ -73,6 +73,10 @@ const FILES: &[(&str, u32, &[u8])] = files! {
     "system/usr/lib/master-target/own-disk", 0o755, "../../installer/system/usr/lib/master-target/own-disk";
     "system/usr/lib/systemd/system/master-target-firewall.service", 0o644,
         "../../agent/systemd/master-target-firewall.service";
+    "system/usr/lib/systemd/system/master-target-first-boot.service", 0o644,
+        "../../agent/systemd/master-target-first-boot.service";
+    "system/usr/lib/systemd/system/master-target-scsi-ids.service", 0o644,
+        "../../agent/systemd/master-target-scsi-ids.service";
     "system/usr/lib/systemd/system/master-target.service", 0o644, "../../agent/systemd/master-target.service";
     "system/usr/lib/sysusers.d/master-target.conf", 0o644, "../../agent/systemd/sysusers.conf";
 };

@@ -18,8 +18,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use mt_blockdev::scsi::ScsiId;
 use nix::fcntl::{Flock, FlockArg};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Kind, Result, printable, shown};
@@ -50,6 +51,9 @@ pub struct Request {
     pub date: String,
     /// Where the operator's steps run.
     pub steps: operator::Ground,
+    /// Whether the root is that of the running system, which has disks and an initramfs of its own. Not so during an
+    /// installation, which makes the initramfs later.
+    pub running: bool,
 }
 
 /// A moment at which a run can be killed; for tests, which stop there.
@@ -112,7 +116,7 @@ pub fn run(
         undo(&root, &store, say)?;
     }
     operator::refuse_begun(&store, &steps)?;
-    let changes = changes::all(&facts(&root, request.tarball.as_deref())?);
+    let changes = changes::all(&facts(&root, request)?);
     let decided = decide(&root, &changes)?;
     let mut stamp = Stamp {
         schema: SCHEMA,
@@ -150,7 +154,7 @@ pub fn run(
         }
     }
     if made.is_ok() {
-        made = initramfs::renew(&root, say);
+        made = initramfs::renew(&root, request.running, say);
     }
     let mut ran = Vec::new();
     if made.is_ok() {
@@ -184,7 +188,7 @@ pub fn run(
 /// The root cannot be read.
 pub fn plan(request: &Request) -> Result<Vec<Planned>> {
     let root = checked_root(&request.root)?;
-    let changes = changes::all(&facts(&root, request.tarball.as_deref())?);
+    let changes = changes::all(&facts(&root, request)?);
     let mut planned = Vec::new();
     for change in &changes {
         let outcome = match change.outcome(&Node::read(&root.join(change.path))?) {
@@ -233,8 +237,12 @@ pub fn status(root: &Path) -> Result<Status> {
         });
     };
     let mut differing = Vec::new();
-    // Programs are renewed by updates and are not looked at.
-    for change in changes::all(&Facts::default()) {
+    // Programs are renewed by updates, and ports opened and closed by the operator: neither is looked at.
+    let facts = Facts {
+        firewall: told(&root)?.firewall.enabled,
+        ..Facts::default()
+    };
+    for change in changes::all(&facts) {
         let now = change.outcome(&Node::read(&root.join(change.path))?);
         if matches!(now, Outcome::Put(_) | Outcome::Refused(_)) {
             differing.push(format!("/{}", change.path));
@@ -288,8 +296,57 @@ fn lock(store: &Store) -> Result<Flock<fs::File>> {
     })
 }
 
+/// What the installation was told, as far as it decides about changes; other fields are for others.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Told {
+    ssh: bool,
+    firewall: ToldFirewall,
+    retention_disk: Option<ScsiId>,
+}
+
+/// What may come in.
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+struct ToldFirewall {
+    enabled: bool,
+    ssh: bool,
+    ports: Vec<changes::Port>,
+}
+
+impl Default for ToldFirewall {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            ssh: false,
+            ports: Vec::new(),
+        }
+    }
+}
+
+/// Where the installer leaves what it was told.
+const SETTINGS: &str = "etc/master-target/settings.json";
+
+fn told(root: &Path) -> Result<Told> {
+    let path = root.join(SETTINGS);
+    match fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
+            Error::new(
+                Kind::Config,
+                format!(
+                    "{} cannot be understood: {error}; nothing was changed",
+                    shown(&path)
+                ),
+            )
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Told::default()),
+        Err(error) => Err(Error::io("read", &path, error)),
+    }
+}
+
 /// What of the system decides about the changes.
-fn facts(root: &Path, tarball: Option<&Path>) -> Result<Facts> {
+fn facts(root: &Path, request: &Request) -> Result<Facts> {
+    let told = told(root)?;
     let wants = [
         "etc/systemd/system/multi-user.target.wants/ssh.service",
         "etc/systemd/system/multi-user.target.wants/sshd.service",
@@ -300,12 +357,18 @@ fn facts(root: &Path, tarball: Option<&Path>) -> Result<Facts> {
         fs::read_link(root.join("etc/systemd/system").join(unit))
             .is_ok_and(|target| target == Path::new("/dev/null"))
     });
-    let ssh_enabled = !masked
-        && wants
-            .iter()
-            .any(|name| root.join(name).symlink_metadata().is_ok());
+    let enabled = wants
+        .iter()
+        .any(|name| root.join(name).symlink_metadata().is_ok());
+    let ssh_enabled = told.ssh || told.firewall.ssh || (!masked && enabled);
+    let mut own_disks = if request.running {
+        own::further_disks()?
+    } else {
+        Vec::new()
+    };
+    own_disks.extend(told.retention_disk.map(|id| id.to_string()));
     let mut programs = Vec::new();
-    if let Some(tarball) = tarball {
+    if let Some(tarball) = &request.tarball {
         for (name, path) in [
             ("mt-agent", "usr/bin/mt-agent"),
             ("mt-installer", "usr/sbin/mt-installer"),
@@ -319,8 +382,10 @@ fn facts(root: &Path, tarball: Option<&Path>) -> Result<Facts> {
         }
     }
     Ok(Facts {
-        own_disks: own::further_disks(root)?,
+        own_disks,
         ssh_enabled,
+        firewall: told.firewall.enabled,
+        ports: told.firewall.ports,
         programs,
     })
 }

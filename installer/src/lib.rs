@@ -9,7 +9,10 @@
 //! | [`execute`] | does what the plan says | writes |
 //! | [`boot`], [`configure`], [`filesystem`], [`payload`] | the steps' own knowledge | writes |
 //! | [`target`] | the disk or image that is written to | writes |
-//! | [`command`] | starts programs; nobody else does | |
+//! | [`custom_change`] | makes a system a master target, once | writes |
+//! | [`first_boot`] | settings given at deployment | writes |
+//! | [`scsi_ids`], [`selftest`] | whether disks can be told apart, file systems work | reads |
+//! | [`command`] | starts the installation's programs | |
 
 pub mod answers;
 pub mod boot;
@@ -21,6 +24,7 @@ pub mod error;
 pub mod execute;
 pub mod facts;
 pub mod filesystem;
+pub mod first_boot;
 pub mod identity;
 pub mod kickstart;
 pub mod medium;
@@ -28,5 +32,7 @@ pub mod network;
 pub mod payload;
 pub mod plan;
 pub mod screen;
+pub mod scsi_ids;
+pub mod selftest;
 pub mod state;
 pub mod target;

@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use super::opening::Opener;
 use super::registry::PairsInUse;
 use super::report::forget_mark;
+use super::scsi_ids;
 use super::service::{listen, serve};
 use crate::disks::facts::{DiskFacts, Inventory, InventoryDiff};
 use crate::disks::inventory::DiskScope;
@@ -145,6 +146,7 @@ fn take_inventory(hub: &Hub, inventory: &Inventory, diff: &InventoryDiff) {
     }
     hub.set_inventory(Arc::new(inventory.clone()), changes, now);
     check_paired_disks(hub, inventory, now);
+    scsi_ids::check(hub, inventory, scsi_ids::is_vmware(), now);
 }
 
 /// Raises and clears the alarms of pairs whose disk is not there once.

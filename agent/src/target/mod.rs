@@ -4,5 +4,6 @@ pub mod app;
 pub mod opening;
 pub mod registry;
 pub mod report;
+pub mod scsi_ids;
 pub mod service;
 mod session;

@@ -48,7 +48,10 @@ pub struct Place {
 
 impl Place {
     fn request(self) -> Request {
+        // Set by the installer: the root is one in the making, seen from inside.
+        let installing = std::env::var_os("MT_INSTALLING").is_some();
         Request {
+            running: self.root == std::path::Path::new("/") && !installing,
             root: self.root,
             tarball: self.tarball,
             date: now(),
@@ -58,7 +61,7 @@ impl Place {
 }
 
 /// Now, RFC 3339 in UTC, in whole seconds.
-fn now() -> String {
+pub(super) fn now() -> String {
     let now = jiff::Timestamp::now();
     jiff::Timestamp::from_second(now.as_second())
         .unwrap_or(now)

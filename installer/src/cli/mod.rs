@@ -10,7 +10,10 @@ use crate::error::{Error, Kind, Result};
 mod apply;
 mod boot;
 mod custom_change;
+mod first_boot;
 mod ks;
+mod scsi_ids;
+mod selftest;
 mod start;
 
 /// Version of every JSON document this program prints.
@@ -45,6 +48,13 @@ enum Noun {
     /// What starts the installed system
     #[command(subcommand)]
     Boot(boot::Verb),
+    /// Settings given at deployment: OVF environment, guestinfo, CD
+    #[command(subcommand)]
+    FirstBoot(first_boot::Verb),
+    /// Tell whether every SCSI disk shows an ID (disk.EnableUUID)
+    ScsiIds(scsi_ids::Arguments),
+    /// Try the file systems of the machines that come home, on scratch files
+    Selftest(selftest::Arguments),
     /// Show the first screen of the installation medium and wait for Enter
     Start,
 }
@@ -70,6 +80,9 @@ pub fn run() -> ExitCode {
         Noun::Plan(what) => apply::show(&what),
         Noun::Apply(arguments) => apply::run(&arguments),
         Noun::Boot(verb) => boot::run(&verb),
+        Noun::FirstBoot(verb) => first_boot::run(verb),
+        Noun::ScsiIds(arguments) => scsi_ids::run(&arguments),
+        Noun::Selftest(arguments) => selftest::run(&arguments),
         Noun::Start => start::run(),
     };
     match done {

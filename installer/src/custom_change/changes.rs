@@ -297,17 +297,54 @@ const UNITS: &[(&str, &str, &str, &[u8])] = &[
         "/usr/lib/systemd/system/master-target-firewall.service",
         include_bytes!("../../../agent/systemd/master-target-firewall.service"),
     ),
+    (
+        "usr/lib/systemd/system/master-target-first-boot.service",
+        "etc/systemd/system/sysinit.target.wants/master-target-first-boot.service",
+        "/usr/lib/systemd/system/master-target-first-boot.service",
+        include_bytes!("../../../agent/systemd/master-target-first-boot.service"),
+    ),
+    (
+        "usr/lib/systemd/system/master-target-scsi-ids.service",
+        "etc/systemd/system/multi-user.target.wants/master-target-scsi-ids.service",
+        "/usr/lib/systemd/system/master-target-scsi-ids.service",
+        include_bytes!("../../../agent/systemd/master-target-scsi-ids.service"),
+    ),
 ];
 
 /// What is not the same on every machine.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     /// SCSI IDs of disks that the system needs besides the one of its root file system.
     pub own_disks: Vec<String>,
     /// Whether the SSH service is started at boot, so that its port has to be open.
     pub ssh_enabled: bool,
+    /// Whether the packet filter is loaded at boot.
+    pub firewall: bool,
+    /// More ports that are open.
+    pub ports: Vec<Port>,
     /// Programs to be put in place: path below the root, content.
     pub programs: Vec<(&'static str, Vec<u8>)>,
+}
+
+impl Default for Facts {
+    fn default() -> Self {
+        Self {
+            own_disks: Vec::new(),
+            ssh_enabled: false,
+            firewall: true,
+            ports: Vec::new(),
+            programs: Vec::new(),
+        }
+    }
+}
+
+/// A port that is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+pub struct Port {
+    /// Its number.
+    pub number: u16,
+    /// Whether it is UDP, else TCP.
+    pub udp: bool,
 }
 
 /// Every change, in the order in which they are made: what closes comes before what starts.
@@ -432,6 +469,21 @@ pub fn all(facts: &Facts) -> Vec<Change> {
             file(SSH_OPENING, 0o644),
         );
     }
+    if !facts.ports.is_empty() {
+        let rules: String = facts
+            .ports
+            .iter()
+            .map(|port| {
+                let protocol = if port.udp { "udp" } else { "tcp" };
+                format!("{protocol} dport {} accept\n", port.number)
+            })
+            .collect();
+        add(
+            "packet filter",
+            "etc/master-target/firewall.d/ports.nft",
+            file(rules.as_bytes(), 0o644),
+        );
+    }
     add(
         "packet filter",
         "etc/master-target/nftables.conf",
@@ -461,6 +513,9 @@ pub fn all(facts: &Facts) -> Vec<Change> {
         add("units", unit, file(bytes, 0o644));
     }
     for (_, wanted, target, _) in UNITS {
+        if !facts.firewall && wanted.ends_with("master-target-firewall.service") {
+            continue;
+        }
         add("units", wanted, Action::Link { target });
     }
     changes

@@ -13,9 +13,9 @@ const MAKERS: &[(&str, &[&str])] = &[
     ("usr/bin/dracut", &["--force", "--regenerate-all"]),
 ];
 
-/// Makes the initramfs of every kernel anew, where `root` is the running system and there is a program for it.
-pub(super) fn renew(root: &Path, say: &mut dyn FnMut(&str)) -> Result<()> {
-    if root != Path::new("/") {
+/// Makes the initramfs of every kernel anew, where `root` is that of the running system and there is a program for it.
+pub(super) fn renew(root: &Path, running: bool, say: &mut dyn FnMut(&str)) -> Result<()> {
+    if !running {
         return Ok(());
     }
     let Some((program, arguments)) = MAKERS.iter().find(|(program, _)| root.join(program).exists()) else {

@@ -8,15 +8,11 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result};
 
-/// SCSI IDs of the disks that the system on `root` has mounted or swaps to, but for the one of `/`. None when `root` is
-/// not the running system.
+/// SCSI IDs of the disks that the running system has mounted or swaps to, but for the one of `/`.
 ///
 /// # Errors
 /// The system stands on something that is about to be closed, or on a disk that cannot be known again.
-pub fn further_disks(root: &Path) -> Result<Vec<String>> {
-    if root != Path::new("/") {
-        return Ok(Vec::new());
-    }
+pub fn further_disks() -> Result<Vec<String>> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     examine(
         Path::new("/sys"),

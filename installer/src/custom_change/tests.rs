@@ -45,6 +45,7 @@ fn request(root: &Path) -> Request {
         tarball: None,
         date: DATE.to_owned(),
         steps: Ground::Here,
+        running: false,
     }
 }
 
@@ -393,8 +394,15 @@ fn a_step_that_hangs_is_killed_with_all_it_started() {
         "{failed}"
     );
     let pid = text(root.path(), "etc/pid");
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
-    assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+    let stat = format!("/proc/{}/stat", pid.trim());
+    // Killed is not gone: the kernel takes a moment.
+    for _ in 0..1000 {
+        match fs::read_to_string(&stat) {
+            Ok(stat) if !stat.contains(") Z ") => std::thread::sleep(std::time::Duration::from_millis(10)),
+            _ => return,
+        }
+    }
+    panic!("what the step started still runs");
 }
 
 #[test]
@@ -425,6 +433,38 @@ fn two_runs_at_once_are_refused() {
     let inner = inner.unwrap();
     assert_eq!(inner.kind, Kind::Refused);
     assert!(inner.to_string().contains("another run holds"), "{inner}");
+}
+
+#[test]
+fn what_the_installation_was_told_decides_about_ports_and_disks() {
+    let root = debian();
+    let settings = root.path().join("etc/master-target/settings.json");
+    fs::create_dir_all(settings.parent().unwrap()).unwrap();
+    let text = r#"{"schema": 1, "ssh": false, "firewall": {"enabled": true, "ssh": false,
+        "ports": [{"number": 8080, "udp": false}, {"number": 161, "udp": true}]},
+        "retention_disk": "0x6000c29a71e02b4c9d118e55037faa01"}"#;
+    fs::write(&settings, text).unwrap();
+    apply(&request(root.path()), &mut silent()).unwrap();
+    let ports = self::text(root.path(), "etc/master-target/firewall.d/ports.nft");
+    assert_eq!(ports, "tcp dport 8080 accept\nudp dport 161 accept\n");
+    let own = self::text(root.path(), "etc/master-target/own-disks");
+    assert!(own.ends_with("\nnaa.6000c29a71e02b4c9d118e55037faa01\n"), "{own}");
+    // A firewall that was switched off is not started.
+    let root = debian();
+    fs::create_dir_all(root.path().join("etc/master-target")).unwrap();
+    let off = r#"{"firewall": {"enabled": false}, "other": 1}"#;
+    fs::write(root.path().join("etc/master-target/settings.json"), off).unwrap();
+    apply(&request(root.path()), &mut silent()).unwrap();
+    let wanted = root
+        .path()
+        .join("etc/systemd/system/sysinit.target.wants/master-target-firewall.service");
+    assert!(wanted.symlink_metadata().is_err());
+    // Damaged settings are not taken for none.
+    let root = debian();
+    fs::create_dir_all(root.path().join("etc/master-target")).unwrap();
+    fs::write(root.path().join("etc/master-target/settings.json"), "{").unwrap();
+    let refused = apply(&request(root.path()), &mut silent()).unwrap_err();
+    assert_eq!(refused.kind, Kind::Config, "{refused}");
 }
 
 #[test]
