@@ -72,6 +72,14 @@ impl<'a> Reader<'a> {
         Ok(u16::from_le_bytes(self.array(field)?))
     }
 
+    pub(crate) fn u32(&mut self, field: &'static str) -> Result<u32, Malformed> {
+        Ok(u32::from_le_bytes(self.array(field)?))
+    }
+
+    pub(crate) fn i64(&mut self, field: &'static str) -> Result<i64, Malformed> {
+        Ok(i64::from_le_bytes(self.array(field)?))
+    }
+
     /// Bytes with a 16-bit length in front, at most `max`.
     pub(crate) fn block(&mut self, max: usize, field: &'static str) -> Result<&'a [u8], Malformed> {
         let len = usize::from(self.u16(field)?);

@@ -67,3 +67,9 @@ pub fn texts(bytes: &[u8]) {
     let _ = text.parse::<crate::MachineId>();
     let _ = crate::MachineName::new(text);
 }
+
+/// The appliance's identity as a file, and its backup.
+pub fn stored(bytes: &[u8]) {
+    let _ = crate::store::Identity::from_bytes(bytes);
+    crate::backup::fuzz(bytes);
+}

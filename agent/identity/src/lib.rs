@@ -6,11 +6,11 @@
 //! # How a machine becomes a peer
 //!
 //! ```text
-//! appliance, first boot    Ca::generate, LeafKey::generate, Passphrase::generate, opaque::Secrets::new
-//!                          passphrase and CA fingerprint are shown once
+//! appliance, first boot    store::Identity::create, kept in one file; passphrase and CA fingerprint are shown once
 //! machine                  tls::registration_client  (any server, or one under the CA with a given fingerprint)
 //!                          registration::Client      (OPAQUE over that channel, then the certificate request)
-//! appliance                registration::Server -> Registry::register -> Ca::sign -> Server::accept
+//! appliance                limits::Admission, limits::Window, limits::RateLimiter   (before and around it)
+//!                          registration::Server -> Registry::register -> Ca::sign -> Server::accept
 //! operator                 Registry::approve, revoke, remove
 //! machine                  tls::peer_client -> data port; renewal::request on the control port after 60 days
 //! appliance                tls::data_server -> Leaf::read -> Registry::admit -> registry::authorise for each stream
@@ -26,17 +26,20 @@
 
 #![forbid(unsafe_code)]
 
+pub mod backup;
 pub mod ca;
 pub mod code;
 mod codec;
 pub mod fuzz;
 pub mod id;
 pub mod leaf;
+pub mod limits;
 pub mod opaque;
 pub mod passphrase;
 pub mod registration;
 pub mod registry;
 pub mod renewal;
+pub mod store;
 #[cfg(test)]
 mod testing;
 pub mod tls;
