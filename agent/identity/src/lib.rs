@@ -9,11 +9,12 @@
 //! appliance, first boot    store::Identity::create, kept in one file; passphrase and CA fingerprint are shown once
 //! machine                  tls::registration_client  (any server, or one under the CA with a given fingerprint)
 //!                          registration::Client      (OPAQUE over that channel, then the certificate request)
-//! appliance                limits::Admission, limits::Window, limits::RateLimiter   (before and around it)
-//!                          registration::Server -> Registry::register -> Ca::sign -> Server::accept
-//! operator                 Registry::approve, revoke, remove
-//! machine                  tls::peer_client -> data port; renewal::request on the control port after 60 days
-//! appliance                tls::data_server -> Leaf::read -> Registry::admit -> registry::authorise for each stream
+//! appliance, control port  limits::Admission -> tls::control_server -> control::Control
+//!                          (window, rate limit, registration::Server, Registry::register, Ca::sign)
+//! operator                 Registry::approve, decline, revoke, remove
+//! machine                  tls::peer_client -> data port; after 60 days renewal::request on the control port
+//! appliance, data port     limits::Admission -> tls::data_server -> tls::peer_of -> Registry::admit,
+//!                          registry::authorise for each stream, Registry::must_end after each change
 //! ```
 //!
 //! # What holds
@@ -30,6 +31,7 @@ pub mod backup;
 pub mod ca;
 pub mod code;
 mod codec;
+pub mod control;
 pub mod fuzz;
 pub mod id;
 pub mod leaf;

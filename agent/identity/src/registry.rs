@@ -135,6 +135,11 @@ impl Machine {
         }
     }
 
+    /// Whether this key of its may connect.
+    pub fn is_in_force(&self, key: Fingerprint) -> bool {
+        self.state == State::Active && (self.key == key || self.next == Some(key))
+    }
+
     fn keys(&self) -> impl Iterator<Item = Fingerprint> {
         [Some(self.key), self.next, self.candidate].into_iter().flatten()
     }
@@ -325,8 +330,8 @@ impl Registry {
             if machine.role == Role::Server {
                 return Err(wrong("a machine has the role of the appliance"));
             }
-            if machine.state != State::Active && (machine.candidate.is_some() || machine.next.is_some()) {
-                return Err(wrong("a machine that is not active has a second key"));
+            if machine.state == State::Pending && (machine.candidate.is_some() || machine.next.is_some()) {
+                return Err(wrong("a machine that waits for approval has a second key"));
             }
             for key in machine.keys() {
                 if registry.owners.insert(key, id).is_some() {
@@ -489,10 +494,8 @@ impl Registry {
         if was == Phase::Revoked {
             return Ok(change(after, "already revoked"));
         }
-        // A key that was renewed to and not used yet is no longer known to anyone then: unknown is refused as well.
+        // All its keys stay known, so that each of them is told why and none comes back under another id.
         after.state = State::Revoked;
-        after.next = None;
-        after.candidate = None;
         after.changed = now;
         Ok(change(after, "revoked"))
     }

@@ -91,6 +91,9 @@ pub enum Fault {
         /// As it is.
         found: crate::id::Fingerprint,
     },
+    /// The gate in front of us is closed: registration is over, or it is too early for another try.
+    #[error("{}", .0.code)]
+    NotNow(Refusal),
     /// The other side refused.
     #[error("{}", .0.code)]
     Refused(Refusal),
@@ -109,20 +112,25 @@ impl Fault {
             Self::Request(_) | Self::Certificate(_) | Self::NotMine | Self::OtherCa { .. } => {
                 Some(Code::RequestRefused)
             }
+            Self::NotNow(refusal) => Some(refusal.code),
             Self::Refused(_) => None,
         }
     }
 
     /// The message that tells it.
     pub fn answer(&self) -> Option<Vec<u8>> {
+        let wait_s = match self {
+            Self::NotNow(refusal) => refusal.wait_s,
+            _ => 0,
+        };
         self.code()
-            .map(|code| Message::Refused(Refusal { code, wait_s: 0 }).encode())
+            .map(|code| Message::Refused(Refusal { code, wait_s }).encode())
     }
 
     /// What to do next, for who started the registration.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Refused(refusal) => refusal.code.hint(),
+            Self::Refused(refusal) | Self::NotNow(refusal) => refusal.code.hint(),
             Self::OtherCa { .. } => {
                 "compare the fingerprint with the appliance's console; if they differ, you are not talking to it"
             }

@@ -1,7 +1,7 @@
 //! The side that gives certificates.
 
 use super::Fault;
-use super::message::{Answer, Application, Decoder, Message, VERSION};
+use super::message::{Answer, Application, Decoder, Message, Refusal, VERSION};
 use super::seal::{self, Direction};
 use crate::ca::Request;
 use crate::id::{MachineId, MachineName, Role};
@@ -66,6 +66,19 @@ impl Server {
     /// # Errors
     /// The session is over then; [`Fault::answer`] is what to tell the peer.
     pub fn receive(&mut self, bytes: &[u8], secrets: &Secrets) -> Result<ServerStep, Fault> {
+        self.receive_gated(bytes, secrets, || Ok(()))
+    }
+
+    /// As [`Self::receive`]; `gate` is asked when a guess at the passphrase is about to begin, and can refuse it.
+    ///
+    /// # Errors
+    /// As there, and [`Fault::NotNow`] with what the gate said.
+    pub fn receive_gated(
+        &mut self,
+        bytes: &[u8],
+        secrets: &Secrets,
+        gate: impl FnOnce() -> Result<(), Refusal>,
+    ) -> Result<ServerStep, Fault> {
         let state = std::mem::replace(&mut self.state, State::Over);
         let message = match self.decoder.push(bytes) {
             Ok(Some(message)) => message,
@@ -88,6 +101,7 @@ impl Server {
                     Some(role) if role != Role::Server => role,
                     _ => return Err(Fault::Role { found: role }),
                 };
+                gate().map_err(Fault::NotNow)?;
                 let context = self.channel.context(VERSION, role);
                 let (run, ke2) = ServerRun::start(secrets, &ke1, &context)?;
                 self.state = State::AwaitFinish {
@@ -135,7 +149,7 @@ impl Server {
     }
 
     /// Refuses, at any time; the bytes are to be sent, then the connection closed.
-    pub fn refuse(&mut self, refusal: super::Refusal) -> Vec<u8> {
+    pub fn refuse(&mut self, refusal: Refusal) -> Vec<u8> {
         self.state = State::Over;
         Message::Refused(refusal).encode()
     }

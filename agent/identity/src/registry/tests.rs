@@ -391,8 +391,8 @@ fn rows_that_contradict_each_other_are_refused() {
         role: Role::Server,
         ..row.clone()
     };
-    let revoked = Machine {
-        state: State::Revoked,
+    let waiting = Machine {
+        state: State::Pending,
         ..row.clone()
     };
     let doubled = Machine {
@@ -403,7 +403,7 @@ fn rows_that_contradict_each_other_are_refused() {
         vec![row.clone(), second],
         vec![row.clone(), row.clone()],
         vec![server],
-        vec![revoked],
+        vec![waiting],
         vec![doubled],
     ] {
         assert!(matches!(
