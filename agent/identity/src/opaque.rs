@@ -175,11 +175,11 @@ impl Secrets {
 
     /// Keys and record for the state.
     pub fn to_parts(&self) -> (Zeroizing<Vec<u8>>, Option<Zeroizing<Vec<u8>>>) {
-        let setup = Zeroizing::new(self.setup.serialize().to_vec());
+        let setup = wiped(self.setup.serialize().as_mut_slice());
         let record = self
             .record
             .as_ref()
-            .map(|record| Zeroizing::new(record.serialize().to_vec()));
+            .map(|record| wiped(record.serialize().as_mut_slice()));
         (setup, record)
     }
 
@@ -307,6 +307,13 @@ impl ServerRun {
         }
         Ok(key)
     }
+}
+
+/// A copy that wipes itself, of bytes that are wiped here.
+fn wiped(bytes: &mut [u8]) -> Zeroizing<Vec<u8>> {
+    let copy = Zeroizing::new(bytes.to_vec());
+    bytes.zeroize();
+    copy
 }
 
 fn take_key(bytes: &mut [u8]) -> SessionKey {
