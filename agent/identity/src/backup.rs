@@ -8,8 +8,8 @@
 //!     26   12  nonce
 //!     38    .  the identity as store.rs writes it, with its machines; encrypted
 //!      .   16  tag; authenticates bytes 0 to 37 as well
-//!      .   32  SHA-256 of everything before, so that damage is told from a wrong passphrase before half a second of
-//!              work; it protects nothing
+//!      .   32  SHA-256 of everything before, so that damage is told from a wrong passphrase before
+//!              Argon2id runs; it protects nothing
 //! ```
 //!
 //! Version 1 is ChaCha20-Poly1305 under a key of Argon2id (64 MiB, three passes, one lane) over the passphrase and the
@@ -90,7 +90,7 @@ impl BackupError {
     }
 }
 
-/// Writes a backup. Runs Argon2id: half a second of one processor.
+/// Writes a backup. Runs Argon2id: a tenth of a second or two of one processor.
 ///
 /// # Errors
 /// When Argon2id cannot run.

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::ca::{Ca, CaError, Request};
+use crate::ca::{CaError, Request};
 use crate::code::Code;
 use crate::leaf::Leaf;
 use crate::limits::{Attempt, RateLimiter};
@@ -98,13 +98,13 @@ impl NotGranted {
 /// # Errors
 /// When the registry does not take it or signing fails.
 pub fn grant_registration(
-    ca: &Ca,
+    identity: &Identity,
     registry: &Registry,
     who: &Applicant,
     now: Timestamp,
 ) -> Result<(Change, Answer), NotGranted> {
     let key = who.request.key();
-    let signed = ca.sign(&who.request, who.id, who.role, now)?;
+    let signed = identity.ca.sign(&who.request, who.id, who.role, now)?;
     let change = registry.register(who.id, &who.name, who.role, key, signed.not_after, now)?;
     let approved = change
         .after
@@ -112,7 +112,7 @@ pub fn grant_registration(
         .is_some_and(|machine| machine.is_in_force(key));
     let answer = Answer {
         approved,
-        cas: vec![ca.certificate().clone()],
+        cas: identity.ca_certificates(),
         certificate: signed.certificate,
     };
     Ok((change, answer))
@@ -123,17 +123,17 @@ pub fn grant_registration(
 /// # Errors
 /// When the registry does not allow it or signing fails.
 pub fn grant_renewal(
-    ca: &Ca,
+    identity: &Identity,
     registry: &Registry,
     peer: &Leaf,
     request: &Request,
     now: Timestamp,
 ) -> Result<(Change, Answer), NotGranted> {
-    let signed = ca.sign(request, peer.id, peer.role, now)?;
+    let signed = identity.ca.sign(request, peer.id, peer.role, now)?;
     let change = registry.renew(peer, request.key(), signed.not_after, now)?;
     let answer = Answer {
         approved: true,
-        cas: vec![ca.certificate().clone()],
+        cas: identity.ca_certificates(),
         certificate: signed.certificate,
     };
     Ok((change, answer))
@@ -221,7 +221,7 @@ impl Control {
                 if let Some(attempt) = self.attempt.take() {
                     limiter.succeeded(attempt);
                 }
-                let granted = grant_registration(&identity.ca, registry, &who, now.wall);
+                let granted = grant_registration(identity, registry, &who, now.wall);
                 let (change, answer) = match granted {
                     Ok(granted) => granted,
                     Err(error) => return not_granted(&error),
@@ -252,13 +252,7 @@ impl Control {
                 Step::More
             }
             Ok(Some(request)) => {
-                match grant_renewal(
-                    &appliance.identity.ca,
-                    appliance.registry,
-                    &peer,
-                    &request,
-                    now.wall,
-                ) {
+                match grant_renewal(appliance.identity, appliance.registry, &peer, &request, now.wall) {
                     Ok((change, answer)) => Step::Grant {
                         change: Box::new(change),
                         bytes: Message::Renewed(answer).encode(),

@@ -43,7 +43,7 @@ const PROTOCOL: &[u8] = b"mt-register";
 /// There is one passphrase, so one name for it.
 const CREDENTIAL: &[u8] = b"passphrase";
 
-/// 64 MiB: half a second for who has the passphrase, and a price for each guess of who stole the record.
+/// 64 MiB: a moment for who has the passphrase, and a price for each guess of who stole the record.
 pub(crate) const ARGON2_MEMORY_KIB: u32 = 64 * 1024;
 /// Passes over it.
 pub(crate) const ARGON2_PASSES: u32 = 3;

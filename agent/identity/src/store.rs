@@ -9,8 +9,9 @@
 //!     10   16  id of the appliance
 //!     26    8  until when machines may register; the smallest number: closed
 //!     34    .  blocks (2 length, so many bytes), in this order:
-//!                CA key (PKCS#8), CA certificate, server key (PKCS#8), server certificate,
-//!                OPAQUE keys (128), record of the passphrase (192; empty when there is none)
+//!                CA key (PKCS#8), CA certificate, key and certificate of the other CA (both empty when there is
+//!                none), server key (PKCS#8), server certificate, OPAQUE keys (128), record of the passphrase (192;
+//!                empty when there is none)
 //!      .    2  count of machines, at most 1024
 //!      .    .  machines:
 //!                16 id, 1 role, 1 state, 1 flags (bit 0: next key, bit 1: waiting key), 32 key, 32 next key where
@@ -49,7 +50,7 @@ const FLAG_CANDIDATE: u8 = 2;
 const MACHINE_BYTES_MAX: usize = 16 + 3 + 3 * 32 + 3 * 8 + 4 + 2 + NAME_BYTES_MAX;
 /// Most bytes of all the rest.
 const REST_BYTES_MAX: usize =
-    34 + 6 * 2 + 2 * KEY_BYTES_MAX + 2 * CERTIFICATE_BYTES_MAX + SETUP_SIZE + RECORD_SIZE + 2 + DIGEST_SIZE;
+    34 + 8 * 2 + 3 * KEY_BYTES_MAX + 3 * CERTIFICATE_BYTES_MAX + SETUP_SIZE + RECORD_SIZE + 2 + DIGEST_SIZE;
 /// Largest file that is looked at, in bytes.
 pub const BYTES_MAX: usize = REST_BYTES_MAX + MACHINES_MAX * MACHINE_BYTES_MAX;
 
@@ -108,8 +109,11 @@ impl StoreError {
 pub struct Identity {
     /// Its id, in its own certificate.
     pub id: MachineId,
-    /// Its CA.
+    /// Its CA: signs, and is trusted.
     pub ca: Ca,
+    /// The CA that is trusted too while one takes the place of the other: the next one before
+    /// [`Identity::promote_ca`], the former one after it.
+    pub other_ca: Option<Ca>,
     /// The key of its ports.
     pub key: LeafKey,
     /// The certificate of its ports.
@@ -146,6 +150,7 @@ impl Identity {
         let identity = Self {
             id,
             ca,
+            other_ca: None,
             key,
             certificate,
             secrets,
@@ -168,7 +173,48 @@ impl Identity {
     /// # Errors
     /// When the TLS library refuses.
     pub fn trust(&self) -> Result<Trust, StoreError> {
-        Ok(Trust::new(std::slice::from_ref(self.ca.certificate()))?)
+        Ok(Trust::new(&self.ca_certificates())?)
+    }
+
+    /// The CAs that machines are to trust, the one in force first.
+    pub fn ca_certificates(&self) -> Vec<CertificateDer<'static>> {
+        std::iter::once(&self.ca)
+            .chain(&self.other_ca)
+            .map(|ca| ca.certificate().clone())
+            .collect()
+    }
+
+    /// Begins to replace the CA: makes the next one, which every machine learns when it registers or renews. After 90
+    /// days all of them have, and [`Self::promote_ca`] can follow; 90 days later [`Self::retire_ca`]. Already begun,
+    /// nothing happens.
+    ///
+    /// # Errors
+    /// When the system has no randomness to give.
+    pub fn announce_ca(&mut self, now: Timestamp) -> Result<(), StoreError> {
+        if self.other_ca.is_none() {
+            self.other_ca = Some(Ca::generate(now)?);
+        }
+        Ok(())
+    }
+
+    /// Lets the announced CA sign from now on, and shows a certificate of it; the former one is trusted still. Without
+    /// an announced one nothing happens.
+    ///
+    /// # Errors
+    /// When signing fails; nothing is changed then.
+    pub fn promote_ca(&mut self, now: Timestamp) -> Result<(), StoreError> {
+        if let Some(next) = &self.other_ca {
+            self.certificate = next.sign_own(&self.key, self.id, now)?.certificate;
+            if let Some(next) = self.other_ca.take() {
+                self.other_ca = Some(std::mem::replace(&mut self.ca, next));
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops trusting the CA that does not sign.
+    pub fn retire_ca(&mut self) {
+        self.other_ca = None;
     }
 
     /// Renews the certificate of its own ports when that is due, with a new key: `true` when it is to be stored and
@@ -198,6 +244,13 @@ impl Identity {
         bytes.extend_from_slice(&until.to_le_bytes());
         put_block(&mut bytes, &self.ca.key().to_der());
         put_block(&mut bytes, self.ca.certificate());
+        match &self.other_ca {
+            Some(other) => {
+                put_block(&mut bytes, &other.key().to_der());
+                put_block(&mut bytes, other.certificate());
+            }
+            None => bytes.extend_from_slice(&[0; 4]),
+        }
         put_block(&mut bytes, &self.key.to_der());
         put_block(&mut bytes, &self.certificate);
         let (setup, record) = self.secrets.to_parts();
@@ -247,9 +300,15 @@ impl Identity {
             CLOSED => None,
             until => Some(time(until, "registration window")?),
         };
-        let ca_key = LeafKey::from_der(fields.block(KEY_BYTES_MAX, "CA key")?)?;
-        let ca = CertificateDer::from(fields.block(CERTIFICATE_BYTES_MAX, "CA certificate")?.to_vec());
-        let ca = Ca::from_parts(ca_key, ca)?;
+        let ca_key = fields.block(KEY_BYTES_MAX, "CA key")?;
+        let ca = take_ca(ca_key, &mut fields)?;
+        let other_ca = match fields.block(KEY_BYTES_MAX, "key of the other CA")? {
+            [] => {
+                fields.block(0, "certificate of the other CA")?;
+                None
+            }
+            key => Some(take_ca(key, &mut fields)?),
+        };
         let key = LeafKey::from_der(fields.block(KEY_BYTES_MAX, "server key")?)?;
         let certificate = CertificateDer::from(
             fields
@@ -275,6 +334,7 @@ impl Identity {
         let identity = Self {
             id,
             ca,
+            other_ca,
             key,
             certificate,
             secrets,
@@ -285,6 +345,11 @@ impl Identity {
         identity.trust()?;
         Ok((identity, Registry::from_machines(machines)?))
     }
+}
+
+fn take_ca(key: &[u8], fields: &mut Reader<'_>) -> Result<Ca, StoreError> {
+    let certificate = fields.block(CERTIFICATE_BYTES_MAX, "CA certificate")?.to_vec();
+    Ok(Ca::from_parts(LeafKey::from_der(key)?, certificate.into())?)
 }
 
 fn put_machine(bytes: &mut Vec<u8>, machine: &Machine) {
@@ -441,6 +506,39 @@ mod tests {
         }
         // A clock that was years ahead at first boot and was set right.
         assert!(identity.renew_own(now()).unwrap());
+    }
+
+    #[test]
+    fn a_ca_is_replaced_without_a_machine_being_locked_out() {
+        use crate::leaf::{Usage, verify_chain};
+        let trusted_by = |cas: &[CertificateDer<'static>], certificate: &CertificateDer<'static>| {
+            let anchors: Vec<_> = cas
+                .iter()
+                .map(|ca| webpki::anchor_from_trusted_cert(ca).unwrap())
+                .collect();
+            verify_chain(certificate, &anchors, Usage::Server).is_ok()
+        };
+        let (mut identity, _) = Identity::from_bytes(bytes()).unwrap();
+        let early = identity.ca_certificates();
+        identity.announce_ca(now()).unwrap();
+        let announced = identity.ca_certificates();
+        identity.announce_ca(now()).unwrap();
+        assert_eq!(identity.ca_certificates(), announced);
+        assert_eq!((announced.len(), &announced[0]), (2, &early[0]));
+        assert!(trusted_by(&early, &identity.certificate));
+        identity.promote_ca(now() + days(90)).unwrap();
+        // Who has heard of it trusts the new certificate; one that has not does not.
+        assert!(trusted_by(&announced, &identity.certificate) && !trusted_by(&early, &identity.certificate));
+        let (mut again, _) = Identity::from_bytes(&identity.to_bytes([])).unwrap();
+        assert_eq!(
+            again.ca_certificates(),
+            [announced[1].clone(), announced[0].clone()]
+        );
+        again.credentials().unwrap();
+        again.retire_ca();
+        assert_eq!(again.ca_certificates(), [announced[1].clone()]);
+        let (again, _) = Identity::from_bytes(&again.to_bytes([])).unwrap();
+        assert!(again.other_ca.is_none());
     }
 
     #[test]

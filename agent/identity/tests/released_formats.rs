@@ -11,7 +11,7 @@ use mt_identity::{Fingerprint, LeafKey, MachineId, MachineName, Passphrase, Role
 
 const IDENTITY_V1: &[u8] = include_bytes!("fixtures/identity-v1.bin");
 const BACKUP_V1: &[u8] = include_bytes!("fixtures/backup-v1.bin");
-const CA_V1: &str = "sha256:0e24d890df29ab6ce9e3d369c7fb6438eb637a6a48e53bfb334a0524a22f89b2";
+const CA_V1: &str = "sha256:33273a2aee30feda4e37c66a5f18d4311f634914513df0109d50bda8559ab911";
 
 fn passphrase() -> Passphrase {
     Passphrase::parse("01234-56789-abcde-fghjk-mnpqrs").unwrap()

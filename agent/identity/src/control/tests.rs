@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::ca::LeafKey;
+use crate::ca::{Ca, LeafKey};
 use crate::id::{MachineId, Role};
 use crate::limits::Window;
 use crate::passphrase::Passphrase;
@@ -27,6 +27,7 @@ impl Lab {
         let identity = Identity {
             id,
             ca,
+            other_ca: None,
             key,
             certificate,
             secrets: secrets().1.clone(),

@@ -107,7 +107,7 @@ impl Client {
         Ok((client, start.encode()))
     }
 
-    /// Takes bytes as they arrived. The challenge makes it run Argon2id: half a second of one processor.
+    /// Takes bytes as they arrived. The challenge makes it run Argon2id: a tenth of a second or two of one processor.
     ///
     /// # Errors
     /// The session is over then; [`Fault::answer`] is what to tell the peer.
