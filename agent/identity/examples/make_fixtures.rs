@@ -6,11 +6,13 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use mt_identity::ca::Request;
+use mt_identity::member::{Member, Standing};
 use mt_identity::registry::Registry;
 use mt_identity::store::Identity;
-use mt_identity::{Fingerprint, MachineId, MachineName, Passphrase, Role, backup};
+use mt_identity::{Fingerprint, Leaf, MachineId, MachineName, Passphrase, Role, backup};
 
-/// What both files open with. Known to everyone who reads this: the files are for tests.
+/// What the files open with. Known to everyone who reads this: the files are for tests.
 const PASSPHRASE: &str = "0123456789ABCDEFGHJKMNPQRS";
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -36,6 +38,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         folder.join("backup-v1.bin"),
         backup::seal(&identity, registry.machines(), &passphrase)?,
     )?;
+    let mut member = Member::create()?;
+    let request = Request::check(&member.key.request()?)?;
+    let signed = identity.ca.sign(&request, member.id, Role::Source, now)?;
+    member.standing = Some(Standing {
+        cas: identity.ca_certificates(),
+        leaf: Leaf::read(&signed.certificate)?,
+        certificate: signed.certificate,
+    });
+    std::fs::write(folder.join("member-v1.bin"), member.to_bytes())?;
     println!("CA fingerprint {}", identity.ca.fingerprint());
     Ok(())
 }

@@ -19,21 +19,23 @@
 use argon2::{Algorithm, Argon2, Params, Version};
 use rand_core::{OsRng, RngCore};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use ring::digest::{SHA256, digest};
 use zeroize::Zeroizing;
 
 use crate::codec::{Malformed, Reader};
+use crate::envelope::{DIGEST_SIZE, Envelope, HEAD_SIZE, Unfit};
 use crate::opaque::{ARGON2_MEMORY_KIB, ARGON2_PASSES};
 use crate::passphrase::Passphrase;
 use crate::registry::{Machine, Registry};
 use crate::store::{self, Identity, StoreError};
 
-const MAGIC: &[u8; 8] = b"MTBK\r\n\x1a\n";
 const VERSION: u16 = 1;
+const ENVELOPE: Envelope = Envelope {
+    magic: b"MTBK\r\n\x1a\n",
+    version: VERSION,
+};
 const SALT_SIZE: usize = 16;
-const HEADER_SIZE: usize = MAGIC.len() + 2 + SALT_SIZE + NONCE_LEN;
+const HEADER_SIZE: usize = HEAD_SIZE + SALT_SIZE + NONCE_LEN;
 const TAG_SIZE: usize = 16;
-const DIGEST_SIZE: usize = 32;
 const KEY_SIZE: usize = 32;
 /// Largest backup that is looked at, in bytes.
 pub const BYTES_MAX: usize = HEADER_SIZE + store::BYTES_MAX + TAG_SIZE + DIGEST_SIZE;
@@ -139,8 +141,7 @@ fn seal_with(
     plain: &[u8],
 ) -> Result<Vec<u8>, BackupError> {
     let mut bytes = Vec::with_capacity(HEADER_SIZE + plain.len() + TAG_SIZE + DIGEST_SIZE);
-    bytes.extend_from_slice(MAGIC);
-    bytes.extend_from_slice(&VERSION.to_le_bytes());
+    ENVELOPE.begin(&mut bytes);
     bytes.extend_from_slice(salt);
     bytes.extend_from_slice(&nonce);
     let header = bytes.clone();
@@ -154,8 +155,7 @@ fn seal_with(
         )
         .map_err(|_| BackupError::NotOpened)?;
     bytes.extend_from_slice(tag.as_ref());
-    let checksum = digest(&SHA256, &bytes);
-    bytes.extend_from_slice(checksum.as_ref());
+    Envelope::end(&mut bytes);
     Ok(bytes)
 }
 
@@ -171,29 +171,18 @@ impl<'a> Parts<'a> {
         if bytes.len() > BYTES_MAX {
             return Err(BackupError::TooLarge { found: bytes.len() });
         }
-        if !bytes.starts_with(MAGIC) {
-            return Err(BackupError::NotABackup);
-        }
-        let damaged = |_: Malformed| BackupError::Damaged;
-        let mut fields = Reader::new(bytes);
-        fields.bytes(MAGIC.len(), "magic").map_err(damaged)?;
-        match fields.u16("version").map_err(damaged)? {
-            VERSION => {}
-            found => return Err(BackupError::Version { found }),
-        }
-        let (content, checksum) = bytes
-            .split_last_chunk::<DIGEST_SIZE>()
-            .ok_or(BackupError::Damaged)?;
-        if digest(&SHA256, content).as_ref() != checksum {
-            return Err(BackupError::Damaged);
-        }
-        let (header, sealed) = content
+        ENVELOPE.open(bytes).map_err(|unfit| match unfit {
+            Unfit::OtherKind => BackupError::NotABackup,
+            Unfit::Version(found) => BackupError::Version { found },
+            Unfit::Damaged => BackupError::Damaged,
+        })?;
+        // Magic and version are authenticated too, so the header is all of what is before the ciphertext.
+        let (header, sealed) = bytes[..bytes.len() - DIGEST_SIZE]
             .split_at_checked(HEADER_SIZE)
             .ok_or(BackupError::Damaged)?;
+        let damaged = |_: Malformed| BackupError::Damaged;
         let mut fields = Reader::new(header);
-        fields
-            .bytes(MAGIC.len() + 2, "magic and version")
-            .map_err(damaged)?;
+        fields.bytes(HEAD_SIZE, "magic and version").map_err(damaged)?;
         Ok(Self {
             header,
             salt: fields.bytes(SALT_SIZE, "salt").map_err(damaged)?,
@@ -222,6 +211,7 @@ pub(crate) fn fuzz(bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::envelope::resealed;
     use crate::testing::now;
     use proptest::prelude::{any, prop_assert, proptest};
     use std::sync::OnceLock;
@@ -244,13 +234,6 @@ mod tests {
                 bytes,
             }
         })
-    }
-
-    fn resealed(mut bytes: Vec<u8>) -> Vec<u8> {
-        let end = bytes.len() - DIGEST_SIZE;
-        let checksum = digest(&SHA256, &bytes[..end]);
-        bytes[end..].copy_from_slice(checksum.as_ref());
-        bytes
     }
 
     #[test]
@@ -323,8 +306,11 @@ mod tests {
                 vec![b'M'; BYTES_MAX + 1],
                 BackupError::TooLarge { found: BYTES_MAX + 1 },
             ),
-            ([&MAGIC[..], &[2, 0]].concat(), BackupError::Version { found: 2 }),
-            ([&MAGIC[..], &[1]].concat(), BackupError::Damaged),
+            (
+                [&ENVELOPE.magic[..], &[2, 0]].concat(),
+                BackupError::Version { found: 2 },
+            ),
+            ([&ENVELOPE.magic[..], &[1]].concat(), BackupError::Damaged),
         ] {
             assert_eq!(open(&bytes, passphrase).unwrap_err(), error);
             assert!(!error.hint().is_empty());
@@ -335,7 +321,7 @@ mod tests {
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             fuzz(&bytes);
-            let framed = [&MAGIC[..], &[1, 0], &bytes, &[0; DIGEST_SIZE]].concat();
+            let framed = [&ENVELOPE.magic[..], &[1, 0], &bytes, &[0; DIGEST_SIZE]].concat();
             fuzz(&resealed(framed.clone()));
             prop_assert!(Parts::split(&framed).is_err());
         }

@@ -68,8 +68,9 @@ pub fn texts(bytes: &[u8]) {
     let _ = crate::MachineName::new(text);
 }
 
-/// The appliance's identity as a file, and its backup.
+/// The appliance's identity as a file, its backup, and a machine's identity.
 pub fn stored(bytes: &[u8]) {
     let _ = crate::store::Identity::from_bytes(bytes);
+    let _ = crate::member::Member::from_bytes(bytes);
     crate::backup::fuzz(bytes);
 }

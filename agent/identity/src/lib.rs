@@ -7,12 +7,13 @@
 //!
 //! ```text
 //! appliance, first boot    store::Identity::create, kept in one file; passphrase and CA fingerprint are shown once
-//! machine                  tls::registration_client  (any server, or one under the CA with a given fingerprint)
+//! machine                  member::Member::create, kept in one file
+//!                          tls::registration_client  (any server, or one under the CA with a given fingerprint)
 //!                          registration::Client      (OPAQUE over that channel, then the certificate request)
 //! appliance, control port  limits::Admission -> tls::control_server -> control::Control
 //!                          (window, rate limit, registration::Server, Registry::register, Ca::sign)
 //! operator                 Registry::approve, decline, revoke, remove
-//! machine                  tls::peer_client -> data port; after 60 days renewal::request on the control port
+//! machine                  Member::client -> data port; after 60 days renewal::request on the control port
 //! appliance, data port     limits::Admission -> tls::data_server -> tls::peer_of -> Registry::admit,
 //!                          registry::authorise for each stream, Registry::must_end after each change
 //! ```
@@ -32,10 +33,12 @@ pub mod ca;
 pub mod code;
 mod codec;
 pub mod control;
+mod envelope;
 pub mod fuzz;
 pub mod id;
 pub mod leaf;
 pub mod limits;
+pub mod member;
 pub mod opaque;
 pub mod passphrase;
 pub mod registration;

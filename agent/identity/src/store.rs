@@ -20,18 +20,18 @@
 //!      .   32  SHA-256 of everything before
 //! ```
 //!
-//! The digest finds damage, not malice: whoever can write the file can write the digest. What it holds is secret: the
+//! What it holds is secret: the
 //! CA key makes machines.
 
 use std::fmt;
 
 use jiff::Timestamp;
-use ring::digest::{SHA256, digest};
 use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use crate::ca::{Ca, CaError, KEY_BYTES_MAX, LeafKey};
 use crate::codec::{Malformed, Reader, put_block};
+use crate::envelope::{DIGEST_SIZE, Envelope, Unfit};
 use crate::id::{Fingerprint, MachineId, MachineName, NAME_BYTES_MAX, Role};
 use crate::leaf::{CERTIFICATE_BYTES_MAX, Leaf, Renewal};
 use crate::limits::Window;
@@ -40,9 +40,11 @@ use crate::passphrase::Passphrase;
 use crate::registry::{MACHINES_MAX, Machine, Registry, RegistryError, State};
 use crate::tls::{Credentials, TlsError, Trust};
 
-const MAGIC: &[u8; 8] = b"MTID\r\n\x1a\n";
 const VERSION: u16 = 1;
-const DIGEST_SIZE: usize = 32;
+const ENVELOPE: Envelope = Envelope {
+    magic: b"MTID\r\n\x1a\n",
+    version: VERSION,
+};
 const CLOSED: i64 = i64::MIN;
 const FLAG_NEXT: u8 = 1;
 const FLAG_CANDIDATE: u8 = 2;
@@ -237,8 +239,7 @@ impl Identity {
     pub fn to_bytes<'a>(&self, machines: impl IntoIterator<Item = &'a Machine>) -> Zeroizing<Vec<u8>> {
         // All at once: a vector that grows leaves copies of secrets behind.
         let mut bytes = Zeroizing::new(Vec::with_capacity(BYTES_MAX));
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        ENVELOPE.begin(&mut bytes);
         bytes.extend_from_slice(&self.id.0);
         let until = self.window.end().map_or(CLOSED, Timestamp::as_second);
         bytes.extend_from_slice(&until.to_le_bytes());
@@ -267,8 +268,7 @@ impl Identity {
             count += 1;
         }
         bytes[count_at..count_at + 2].copy_from_slice(&count.to_le_bytes());
-        let checksum = digest(&SHA256, &bytes);
-        bytes.extend_from_slice(checksum.as_ref());
+        Envelope::end(&mut bytes);
         bytes
     }
 
@@ -280,21 +280,12 @@ impl Identity {
         if bytes.len() > BYTES_MAX {
             return Err(StoreError::TooLarge { found: bytes.len() });
         }
-        let mut fields = Reader::new(bytes);
-        if fields.bytes(MAGIC.len(), "magic").ok() != Some(MAGIC) {
-            return Err(StoreError::NotAnIdentity);
-        }
-        match fields.u16("version")? {
-            VERSION => {}
-            found => return Err(StoreError::Version { found }),
-        }
-        let (content, checksum) = bytes
-            .split_last_chunk::<DIGEST_SIZE>()
-            .ok_or(StoreError::Damaged)?;
-        if digest(&SHA256, content).as_ref() != checksum {
-            return Err(StoreError::Damaged);
-        }
-        let mut fields = Reader::new(content.get(MAGIC.len() + 2..).ok_or(StoreError::Damaged)?);
+        let content = ENVELOPE.open(bytes).map_err(|unfit| match unfit {
+            Unfit::OtherKind => StoreError::NotAnIdentity,
+            Unfit::Version(found) => StoreError::Version { found },
+            Unfit::Damaged => StoreError::Damaged,
+        })?;
+        let mut fields = Reader::new(content);
         let id = MachineId(fields.array("appliance id")?);
         let until = match fields.i64("registration window")? {
             CLOSED => None,
@@ -418,6 +409,7 @@ fn time(seconds: i64, field: &'static str) -> Result<Timestamp, Malformed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::envelope::resealed;
     use crate::testing::{days, name, now};
     use proptest::prelude::{any, prop_assert, proptest};
     use std::sync::OnceLock;
@@ -454,14 +446,6 @@ mod tests {
             let (identity, _) = Identity::create(now()).unwrap();
             identity.to_bytes(&machines()).to_vec()
         })
-    }
-
-    /// Gives changed bytes a digest that matches, as an attacker would.
-    fn resealed(mut bytes: Vec<u8>) -> Vec<u8> {
-        let end = bytes.len() - DIGEST_SIZE;
-        let checksum = digest(&SHA256, &bytes[..end]);
-        bytes[end..].copy_from_slice(checksum.as_ref());
-        bytes
     }
 
     #[test]

@@ -11,10 +11,11 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use mt_identity::control::{Appliance, Control, Now, Step};
 use mt_identity::limits::{Admission, RateLimiter};
-use mt_identity::registration::{Client, ClientParams, ClientStep, Decoder, Fault, Registered};
+use mt_identity::member::Member;
+use mt_identity::registration::{Client, ClientParams, ClientStep, Decoder, Fault};
 use mt_identity::registry::{Pair, Registry, authorise};
 use mt_identity::store::Identity;
-use mt_identity::tls::{self, Credentials, Purpose, Trust};
+use mt_identity::tls::{self, Purpose};
 use mt_identity::{Code, Fingerprint, LeafKey, MachineId, MachineName, Passphrase, Role, backup, renewal};
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConnection, ConnectionCommon, ServerConnection, SideData};
@@ -40,12 +41,6 @@ struct Lab {
     limiter: RateLimiter,
     admission: Admission,
     now: Timestamp,
-}
-
-struct Machine {
-    id: MachineId,
-    key: LeafKey,
-    registered: Registered,
 }
 
 fn carry<A: SideData, B: SideData>(from: &mut ConnectionCommon<A>, to: &mut ConnectionCommon<B>) -> usize {
@@ -133,8 +128,9 @@ impl Lab {
         self.admission.release(slot);
     }
 
-    fn register(&mut self, passphrase: &Passphrase, ca: Option<Fingerprint>) -> Result<Machine, Fault> {
-        let (id, key) = (MachineId::random(), LeafKey::generate().unwrap());
+    fn register(&mut self, passphrase: &Passphrase, ca: Option<Fingerprint>) -> Result<Member, Fault> {
+        // Stored before the first try, so that a machine whose answer is lost asks again as the same one.
+        let mut member = Member::from_bytes(&Member::create().unwrap().to_bytes()).unwrap();
         let client = ClientConnection::new(
             tls::registration_client(ca, self.clock()).unwrap(),
             tls::server_name(),
@@ -147,9 +143,9 @@ impl Lab {
             passphrase: passphrase.clone(),
             channel: tls::client_channel(connection).unwrap(),
             role: Role::Source,
-            id,
+            id: member.id,
             name: MachineName::new("db01").unwrap(),
-            key: &key,
+            key: &member.key,
             ca,
         };
         let cell = std::cell::RefCell::new(machine);
@@ -175,16 +171,14 @@ impl Lab {
             },
         );
         let registered = outcome.expect("a registration ends")?;
-        Ok(Machine { id, key, registered })
+        assert_eq!(Some(registered.ca), ca);
+        member.standing = Some(registered.into());
+        Ok(Member::from_bytes(&member.to_bytes()).unwrap())
     }
 
     /// Connects to the data port and opens a stream, as the appliance decides.
-    fn open_stream(&self, machine: &Machine, pair: &Pair<'_>, generation: u64) -> Result<(), Code> {
-        let trust = Trust::new(&machine.registered.cas).unwrap();
-        let ca = machine.registered.cas[0].clone();
-        let credentials = Credentials::new(machine.registered.certificate.clone(), ca, &machine.key).unwrap();
-        let client =
-            tls::peer_client(&trust, &credentials, Role::Server, Purpose::Data, self.clock()).unwrap();
+    fn open_stream(&self, machine: &Member, pair: &Pair<'_>, generation: u64) -> Result<(), Code> {
+        let client = machine.client(Role::Server, Purpose::Data, self.clock()).unwrap();
         let mut client = ClientConnection::new(client, tls::server_name()).unwrap();
         let own = self.identity.credentials().unwrap();
         let server = tls::data_server(&self.identity.trust().unwrap(), &own, self.clock()).unwrap();
@@ -199,30 +193,24 @@ impl Lab {
         authorise(admitted, Some(pair), generation).map_err(|denial| denial.code())
     }
 
-    fn renew(&mut self, machine: &Machine) -> Machine {
-        let trust = Trust::new(&machine.registered.cas).unwrap();
-        let ca = machine.registered.cas[0].clone();
-        let credentials = Credentials::new(machine.registered.certificate.clone(), ca, &machine.key).unwrap();
-        let config =
-            tls::peer_client(&trust, &credentials, Role::Server, Purpose::Renewal, self.clock()).unwrap();
+    fn renew(&mut self, machine: &Member) -> Member {
+        let config = machine
+            .client(Role::Server, Purpose::Renewal, self.clock())
+            .unwrap();
         let client = ClientConnection::new(config, tls::server_name()).unwrap();
         let key = LeafKey::generate().unwrap();
+        let old = machine.standing.as_ref().unwrap().leaf.clone();
         let mut decoder = Decoder::default();
         let mut renewed = None;
         self.control_port(
             client,
             |_| renewal::request(&key).unwrap(),
             |bytes| {
-                renewed =
-                    renewal::receive_answer(&mut decoder, bytes, &machine.registered.leaf, &key).unwrap();
+                renewed = renewal::receive_answer(&mut decoder, bytes, &old, &key).unwrap();
                 None
             },
         );
-        Machine {
-            id: machine.id,
-            registered: renewed.expect("a renewal is answered"),
-            key,
-        }
+        machine.renewed(key, renewed.expect("a renewal is answered"))
     }
 }
 
@@ -244,7 +232,6 @@ fn from_first_boot_to_a_restored_backup() {
     lab.limiter = RateLimiter::default();
     let typed = Passphrase::parse(&passphrase.reveal().to_lowercase()).unwrap();
     let machine = lab.register(&typed, Some(fingerprint)).unwrap();
-    assert_eq!(machine.registered.ca, fingerprint);
 
     // 2. Registered is not approved, and approved is not authorised for the pair of another.
     let own = Pair {

@@ -32,6 +32,7 @@ fn seeds() -> &'static [Vec<u8>] {
             key.to_der().to_vec(),
             identity,
             include_bytes!("fixtures/backup-v1.bin").to_vec(),
+            include_bytes!("fixtures/member-v1.bin").to_vec(),
             ca.fingerprint().to_string().into_bytes(),
             b"7M4QX-0JD2K-9WVTB-H3RFC-8NZE5Y".to_vec(),
         ];

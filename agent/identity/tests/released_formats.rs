@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use mt_identity::leaf::key_of;
+use mt_identity::member::Member;
 use mt_identity::opaque::{Channel, Secrets};
 use mt_identity::registration::{Client, ClientParams, ClientStep, Server, ServerStep};
 use mt_identity::registry::{Registry, State};
@@ -11,7 +13,8 @@ use mt_identity::{Fingerprint, LeafKey, MachineId, MachineName, Passphrase, Role
 
 const IDENTITY_V1: &[u8] = include_bytes!("fixtures/identity-v1.bin");
 const BACKUP_V1: &[u8] = include_bytes!("fixtures/backup-v1.bin");
-const CA_V1: &str = "sha256:33273a2aee30feda4e37c66a5f18d4311f634914513df0109d50bda8559ab911";
+const MEMBER_V1: &[u8] = include_bytes!("fixtures/member-v1.bin");
+const CA_V1: &str = "sha256:4124d6f635f54d87d2a27ca35d4830f4a2da3b717c38d1a74f665562fe2b395b";
 
 fn passphrase() -> Passphrase {
     Passphrase::parse("01234-56789-abcde-fghjk-mnpqrs").unwrap()
@@ -46,6 +49,15 @@ fn version_1_of_identity_and_backup_open() {
     assert_eq!(*identity.to_bytes(registry.machines()), IDENTITY_V1);
     let (identity, registry) = backup::open(BACKUP_V1, &passphrase()).unwrap();
     check(&identity, &registry);
+}
+
+#[test]
+fn version_1_of_a_machines_identity_opens() {
+    let member = Member::from_bytes(MEMBER_V1).unwrap();
+    assert_eq!(*member.to_bytes(), MEMBER_V1);
+    let standing = member.standing.unwrap();
+    assert_eq!((standing.leaf.id, standing.leaf.role), (member.id, Role::Source));
+    assert_eq!(key_of(&standing.cas[0]).unwrap().to_string(), CA_V1);
 }
 
 /// A record made once goes with the passphrase ever after: suite, Argon2id's costs and context must stay.
