@@ -6,8 +6,6 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 mod common;
-#[path = "common/skip.rs"]
-mod skip;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -154,7 +152,7 @@ impl Lab {
     /// `None`: not here, and the skip is noted.
     fn make(test: &str) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
-            skip::skip(test, "needs root");
+            common::skip::skip(test, "needs root");
             return None;
         }
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -163,7 +161,7 @@ impl Lab {
             .filter(|name| !std::env::split_paths(&path).any(|folder| folder.join(name).is_file()))
             .collect();
         if !missing.is_empty() {
-            skip::skip(test, &format!("programs are missing: {missing:?}"));
+            common::skip::skip(test, &format!("programs are missing: {missing:?}"));
             return None;
         }
         let folder = tempfile::Builder::new().prefix("mt el test ").tempdir().unwrap();

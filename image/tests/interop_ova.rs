@@ -260,11 +260,7 @@ fn openssl_agrees_with_the_signature() {
 #[test]
 fn cot_reads_the_appliance() {
     let Some(cot) = std::env::var_os("MT_COT") else {
-        assert!(
-            std::env::var_os("MT_REQUIRE_TOOLS").is_none(),
-            "MT_COT is not set"
-        );
-        eprintln!("skipped: MT_COT does not name COT's program");
+        common::skip_here("MT_COT does not name COT's program");
         return;
     };
     let folder = tempfile::tempdir().unwrap();
@@ -331,8 +327,7 @@ fn tars_of_other_forms_are_refused() {
 
 #[test]
 fn a_full_file_system_is_said_and_leaves_nothing() {
-    if !require(&["mount", "umount"]) || !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: needs root");
+    if !common::require_root() || !require(&["mount", "umount"]) {
         return;
     }
     let folder = tempfile::tempdir().unwrap();

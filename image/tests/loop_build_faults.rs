@@ -6,8 +6,6 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 mod common;
-#[path = "common/skip.rs"]
-mod skip;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -110,16 +108,8 @@ impl Lab {
 }
 
 /// Whether a test can run here; the skip is noted when not.
-fn can_build(test: &str, programs: &[&str]) -> bool {
-    if !nix::unistd::geteuid().is_root() {
-        skip::skip(test, "needs root");
-        return false;
-    }
-    if !common::require(programs) {
-        skip::skip(test, "programs are missing");
-        return false;
-    }
-    true
+fn can_build(programs: &[&str]) -> bool {
+    common::require_root() && common::require(programs)
 }
 
 fn expect(output: &Output, code: i32, said: &[&str]) {
@@ -132,7 +122,7 @@ fn expect(output: &Output, code: i32, said: &[&str]) {
 
 #[test]
 fn without_root_nothing_is_begun() {
-    if !can_build("without_root_nothing_is_begun", &["setpriv"]) {
+    if !can_build(&["setpriv"]) {
         return;
     }
     let lab = Lab::new(|spec| spec);
@@ -173,7 +163,7 @@ fn an_existing_medium_is_kept() {
 
 #[test]
 fn a_mirror_that_cannot_be_reached_is_told_at_once() {
-    if !can_build("a_mirror_that_cannot_be_reached_is_told_at_once", PROGRAMS) {
+    if !can_build(PROGRAMS) {
         return;
     }
     let lab = Lab::new(|spec| spec.replace("http://deb.debian.org/", "http://127.0.0.1:9/"));
@@ -187,7 +177,7 @@ fn a_mirror_that_cannot_be_reached_is_told_at_once() {
 
 #[test]
 fn a_missing_overlay_is_told() {
-    if !can_build("a_missing_overlay_is_told", PROGRAMS) {
+    if !can_build(PROGRAMS) {
         return;
     }
     let lab = Lab::new(|spec| {
@@ -201,7 +191,7 @@ fn a_missing_overlay_is_told() {
 
 #[test]
 fn a_package_that_no_suite_has_is_named() {
-    if !can_build("a_package_that_no_suite_has_is_named", PROGRAMS) {
+    if !can_build(PROGRAMS) {
         return;
     }
     let lab = Lab::new(|spec| spec.replace("\"less\",", "\"less\", \"mt-no-such-package\","));
@@ -219,7 +209,7 @@ fn a_package_that_no_suite_has_is_named() {
 #[test]
 fn a_mirror_signed_by_somebody_else_is_refused() {
     let keyring = "/usr/share/keyrings/debian-archive-removed-keys.gpg";
-    if !can_build("a_mirror_signed_by_somebody_else_is_refused", PROGRAMS) {
+    if !can_build(PROGRAMS) {
         return;
     }
     assert!(
@@ -238,7 +228,7 @@ fn a_mirror_signed_by_somebody_else_is_refused() {
 
 #[test]
 fn programs_that_are_not_there_are_named() {
-    if !can_build("programs_that_are_not_there_are_named", PROGRAMS) {
+    if !can_build(PROGRAMS) {
         return;
     }
     let lab = Lab::new(|spec| spec);
@@ -264,7 +254,7 @@ fn programs_that_are_not_there_are_named() {
 
 #[test]
 fn a_full_work_folder_is_told() {
-    if !can_build("a_full_work_folder_is_told", PROGRAMS) {
+    if !can_build(PROGRAMS) {
         return;
     }
     let lab = Lab::new(|spec| spec);
@@ -296,7 +286,7 @@ fn a_full_work_folder_is_told() {
 
 #[test]
 fn a_killed_build_leaves_no_process_mount_or_file() {
-    if !can_build("a_killed_build_leaves_no_process_mount_or_file", PROGRAMS) {
+    if !can_build(PROGRAMS) {
         return;
     }
     for signal in [

@@ -5,8 +5,6 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 mod common;
-#[path = "common/skip.rs"]
-mod skip;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -32,7 +30,7 @@ fn program(test: &str, options: &[&str]) -> Option<PathBuf> {
         // 4: a package is not installed; 6: the mirror has no source packages or cannot be reached.
         Some(4 | 6) => {
             let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
-            skip::skip(test, &said);
+            common::skip::skip(test, &said);
             None
         }
         _ => panic!("{SCRIPT}: {}", text(&output)),

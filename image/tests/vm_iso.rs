@@ -10,8 +10,6 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 mod common;
-#[path = "common/skip.rs"]
-mod skip;
 #[path = "common/vm.rs"]
 mod vm;
 
@@ -34,19 +32,13 @@ enum Start {
 }
 
 /// The medium all tests share; where there is none, or a program is missing, the skip is noted.
-fn medium(test: &str, programs: &[&str]) -> Option<PathBuf> {
+fn medium(programs: &[&str]) -> Option<PathBuf> {
     let Some(path) = std::env::var_os("MT_ISO") else {
-        skip::skip(
-            test,
-            "MT_ISO names no installation medium; scripts/test builds one",
-        );
+        common::skip_here("MT_ISO names no installation medium; scripts/test builds one");
         return None;
     };
-    if !common::require(&[&["qemu-system-x86_64"], programs].concat()) {
-        skip::skip(test, "programs are missing");
-        return None;
-    }
-    Some(PathBuf::from(path))
+    let there = common::require(&[&["qemu-system-x86_64"], programs].concat());
+    there.then(|| PathBuf::from(path))
 }
 
 /// A machine with the medium and a guest's disk.
@@ -146,10 +138,7 @@ fn scratch() -> tempfile::TempDir {
 
 #[test]
 fn vm_bios_cd_passes_its_media_check_and_reaches_the_first_screen() {
-    let Some(iso) = medium(
-        "vm_bios_cd_passes_its_media_check_and_reaches_the_first_screen",
-        &[],
-    ) else {
+    let Some(iso) = medium(&[]) else {
         return;
     };
     let mut machine = Machine::start(&iso, Start::BiosCd, Restart::Runs, &[]);
@@ -165,7 +154,7 @@ fn vm_bios_cd_passes_its_media_check_and_reaches_the_first_screen() {
 
 #[test]
 fn vm_uefi_cd_reaches_the_first_screen() {
-    let Some(iso) = medium("vm_uefi_cd_reaches_the_first_screen", &[]) else {
+    let Some(iso) = medium(&[]) else {
         return;
     };
     let mut machine = Machine::start(&iso, Start::UefiCd, Restart::Ends, &[]);
@@ -178,7 +167,7 @@ fn vm_uefi_cd_reaches_the_first_screen() {
 
 #[test]
 fn vm_secure_boot_cd_reaches_the_first_screen() {
-    let Some(iso) = medium("vm_secure_boot_cd_reaches_the_first_screen", &[]) else {
+    let Some(iso) = medium(&[]) else {
         return;
     };
     let mut machine = Machine::start(&iso, Start::SecureBootCd, Restart::Ends, &[]);
@@ -190,7 +179,7 @@ fn vm_secure_boot_cd_reaches_the_first_screen() {
 /// The medium as a disk, as written to a USB stick; and what the rescue shell is for.
 #[test]
 fn vm_bios_disk_gives_a_rescue_shell_that_has_the_drivers() {
-    let Some(iso) = medium("vm_bios_disk_gives_a_rescue_shell_that_has_the_drivers", &[]) else {
+    let Some(iso) = medium(&[]) else {
         return;
     };
     let mut machine = Machine::start(&iso, Start::BiosDisk, Restart::Ends, &[]);
@@ -211,7 +200,7 @@ fn vm_bios_disk_gives_a_rescue_shell_that_has_the_drivers() {
 
 #[test]
 fn vm_a_damaged_medium_is_told_and_never_started() {
-    let Some(iso) = medium("vm_a_damaged_medium_is_told_and_never_started", &[]) else {
+    let Some(iso) = medium(&[]) else {
         return;
     };
     let folder = scratch();
@@ -236,8 +225,7 @@ fn vm_a_damaged_medium_is_told_and_never_started() {
 
 #[test]
 fn vm_answers_are_found_on_a_volume_labelled_oemdrv() {
-    let test = "vm_answers_are_found_on_a_volume_labelled_oemdrv";
-    let Some(iso) = medium(test, &["xorriso"]) else {
+    let Some(iso) = medium(&["xorriso"]) else {
         return;
     };
     let folder = scratch();
@@ -263,8 +251,7 @@ fn vm_answers_are_found_on_a_volume_labelled_oemdrv() {
 
 #[test]
 fn vm_an_unattended_medium_starts_by_itself_with_its_answers() {
-    let test = "vm_an_unattended_medium_starts_by_itself_with_its_answers";
-    let Some(iso) = medium(test, &["xorriso"]) else {
+    let Some(iso) = medium(&["xorriso"]) else {
         return;
     };
     let folder = scratch();
@@ -296,8 +283,7 @@ fn vm_an_unattended_medium_starts_by_itself_with_its_answers() {
 
 #[test]
 fn vm_answers_are_fetched_from_the_address_in_inst_ks() {
-    let test = "vm_answers_are_fetched_from_the_address_in_inst_ks";
-    let Some(iso) = medium(test, &["python3"]) else {
+    let Some(iso) = medium(&["python3"]) else {
         return;
     };
     let folder = scratch();

@@ -235,7 +235,7 @@ pub fn scripts(scripts: &[Script], before: bool, root: &Path, note: &mut dyn FnM
 ///
 /// # Errors
 /// The tarball is none, or the step failed.
-pub fn custom_change(root: &Path, tarball: &Path) -> Result<()> {
+pub fn custom_change(root: &Path, tarball: &Path, time: Option<u64>) -> Result<()> {
     let name = "var/tmp/mt-agent";
     let folder = root.join(name);
     if folder.exists() {
@@ -263,9 +263,12 @@ pub fn custom_change(root: &Path, tarball: &Path) -> Result<()> {
     }
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755))
         .map_err(|error| Error::io("set the mode of", &script, error))?;
-    Program::within(root, &format!("/{name}/ApplyCustomChanges.sh"))
-        .env("MT_INSTALLING", "1")
-        .run()?;
+    let mut script =
+        Program::within(root, &format!("/{name}/ApplyCustomChanges.sh")).env("MT_INSTALLING", "1");
+    if let Some(time) = time {
+        script = script.env("SOURCE_DATE_EPOCH", time.to_string());
+    }
+    script.run()?;
     fs::remove_dir_all(&folder).map_err(|error| Error::io("remove", &folder, error))
 }
 

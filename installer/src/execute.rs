@@ -261,7 +261,7 @@ impl<'a> Run<'a> {
             Step::Unpack => job.payload.unpack(&self.root),
             Step::Configure => configure::configure(&self.root, job.answers, job.plan),
             Step::CustomChange => match job.agent_tarball {
-                Some(tarball) => configure::custom_change(&self.root, tarball),
+                Some(tarball) => configure::custom_change(&self.root, tarball, job.time),
                 None => Ok(()),
             },
             Step::ScriptsAfter => configure::scripts(&job.answers.scripts, false, &self.root, &mut note),

@@ -4,6 +4,7 @@
 #
 #     install_packages build disk qemu     installs what is missing of these groups, and nothing else
 #     install_rust                         cargo and rustc of at least the version in Cargo.toml
+#     install_cot                          prints the path of a reader of appliance files kept in MT_WORK
 #     install_cargo_deny                   prints the path of a cargo-deny kept in MT_WORK
 #
 # Everything may be called again; where nothing is missing nothing is touched, apt included.
@@ -22,6 +23,8 @@ packages_of() {
     guest) echo busybox-static cpio zstd kmod udev lvm2 mdadm e2fsprogs xfsprogs reiserfsprogs fdisk libc-bin binutils ;;
     # What mt-image starts, and firmware with and without Secure Boot for the machines that its images are tried in.
     image) echo mmdebstrap squashfs-tools xorriso mtools dosfstools util-linux binutils ovmf libarchive-tools ;;
+    # Readers of VMDK and OVA files that are not ours.
+    readers) echo qemu-utils libvmdk-utils libarchive-tools openssl python3 python3-venv ;;
     bench) echo nbdkit libnbd-bin rsync ;;
     deny) echo python3 python3-venv ;;
     # The vCenter simulator, and govc from Debian's source package.
@@ -104,6 +107,18 @@ install_rust() {
     fi
     run rustup toolchain install stable --profile minimal --component clippy,rustfmt
     rustup default stable
+}
+
+# Prints the path of COT, the Common OVF Tool, kept in MT_WORK.
+install_cot() {
+    local venv=$MT_WORK/tools/cot
+    if [[ ! -x $venv/bin/cot ]]; then
+        rm --recursive --force "$venv"
+        mkdir -p "$(dirname "$venv")"
+        python3 -m venv "$venv" >&2
+        "$venv/bin/python" -m pip install --quiet cot==2.2.1 >&2 || return 1
+    fi
+    printf '%s\n' "$venv/bin/cot"
 }
 
 install_cargo_deny() {

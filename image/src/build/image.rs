@@ -321,11 +321,11 @@ fn hold_against(pinned: &Pinned, stage: &Stage, say: &dyn Fn(&str)) -> Result<()
     }
     // The mirror of a stable release keeps only the newest of each package, so an older one cannot be asked for.
     let text = format!(
-        "the mirror has moved on since {} was made, {} differ:\n  {}",
+        "the packages are not those of {}: the mirror has moved on, or the spec was changed; {}:\n  {}",
         shown(path),
         match found.len() {
-            1 => "1 package".to_owned(),
-            count => format!("{count} packages"),
+            1 => "1 difference".to_owned(),
+            count => format!("{count} differences"),
         },
         found.join("\n  ")
     );

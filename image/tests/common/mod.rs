@@ -7,12 +7,13 @@
     reason = "test code; each test binary uses its part"
 )]
 
+pub mod skip;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// Tells whether all programs are there; prints the reason for a skip. With `MT_REQUIRE_TOOLS=1` a missing program
-/// is a failure, so that a promised tier is never skipped silently.
+/// Tells whether all programs are there; notes the skip of the running test when not.
 pub fn require(programs: &[&str]) -> bool {
     let missing: Vec<&&str> = programs
         .iter()
@@ -21,17 +22,30 @@ pub fn require(programs: &[&str]) -> bool {
     if missing.is_empty() {
         return true;
     }
-    assert!(
-        std::env::var_os("MT_REQUIRE_TOOLS").is_none(),
-        "programs are missing: {missing:?}"
-    );
-    eprintln!("skipped: programs are missing: {missing:?}");
+    skip_here(&format!("programs are missing: {missing:?}"));
     false
+}
+
+/// Tells whether this process is root; notes the skip of the running test when not.
+pub fn require_root() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        skip_here("needs root");
+    }
+    root
+}
+
+/// Notes that the running test does not run here, and why.
+pub fn skip_here(reason: &str) {
+    // The test harness names its threads after the tests; with one thread only, it runs them in its own.
+    let thread = std::thread::current();
+    skip::skip(thread.name().unwrap_or("a test"), reason);
 }
 
 fn which(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
+        .chain([PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")])
         .map(|folder| folder.join(program))
         .find(|candidate| candidate.is_file())
 }

@@ -56,7 +56,7 @@ impl Vm {
         if restart == Restart::Ends {
             command.arg("-no-reboot");
         }
-        command.args("-monitor none -netdev user,id=n0 -device vmxnet3,netdev=n0".split(' '));
+        command.args("-monitor none -netdev user,id=n0 -device vmxnet3,netdev=n0,romfile=".split(' '));
         command.args([
             "-smbios",
             "type=1,manufacturer=VMware,, Inc.,product=VMware Virtual Platform",

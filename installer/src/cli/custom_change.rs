@@ -54,10 +54,17 @@ impl Place {
             running: self.root == std::path::Path::new("/") && !installing,
             root: self.root,
             tarball: self.tarball,
-            date: now(),
+            // An image that is made twice of the same files has to come out the same, its date included.
+            date: installing.then(source_date).flatten().unwrap_or_else(now),
             steps: operator::Ground::Root,
         }
     }
+}
+
+/// The time that things made now are to bear, where the caller names one.
+fn source_date() -> Option<String> {
+    let seconds = std::env::var("SOURCE_DATE_EPOCH").ok()?.parse().ok()?;
+    Some(jiff::Timestamp::from_second(seconds).ok()?.to_string())
 }
 
 /// Now, RFC 3339 in UTC, in whole seconds.
