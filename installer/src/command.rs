@@ -28,6 +28,7 @@ pub const PACKAGES: &[(&str, &str)] = &[
     ("mount", "mount"),
     ("setpriv", "util-linux"),
     ("sfdisk", "fdisk"),
+    ("systemctl", "systemd"),
     ("tar", "tar"),
     ("umount", "mount"),
     ("unshare", "util-linux"),

@@ -8,6 +8,7 @@
 //! | [`plan`] | answers and facts in, a plan or a refusal out | no |
 //! | [`execute`] | does what the plan says | writes |
 //! | [`boot`], [`configure`], [`filesystem`], [`payload`] | the steps' own knowledge | writes |
+//! | [`unattended`] | the installation from the medium without questions | writes |
 //! | [`target`] | the disk or image that is written to | writes |
 //! | [`custom_change`] | makes a system a master target, once | writes |
 //! | [`first_boot`] | settings given at deployment | writes |
@@ -36,3 +37,4 @@ pub mod scsi_ids;
 pub mod selftest;
 pub mod state;
 pub mod target;
+pub mod unattended;

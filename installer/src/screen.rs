@@ -5,6 +5,13 @@ use crate::medium::{Answers, Facts, Firmware};
 
 /// Text of the first screen, for a console of 80 columns.
 pub fn render(version: &str, facts: &Facts) -> String {
+    header(version, facts)
+        + "Installation is not part of this version yet; nothing was written to any disk.\n\
+           Press Enter to restart.\n"
+}
+
+/// What was found of the medium and the machine.
+pub fn header(version: &str, facts: &Facts) -> String {
     let mode = if facts.mode.is_empty() {
         "not started from the installation medium"
     } else {
@@ -29,9 +36,7 @@ pub fn render(version: &str, facts: &Facts) -> String {
          \x20 mode      {mode}\n\
          \x20 firmware  {firmware}\n\
          \x20 payload   {payload}\n\
-         \x20 answers   {answers}\n\n\
-         Installation is not part of this version yet; nothing was written to any disk.\n\
-         Press Enter to restart.\n"
+         \x20 answers   {answers}\n\n"
     )
 }
 

@@ -5,10 +5,22 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use crate::error::{Error, Kind, Result};
+use crate::unattended::{self, Outcome};
 use crate::{medium, screen};
 
 pub fn run() -> Result<()> {
-    let text = screen::render(env!("CARGO_PKG_VERSION"), &medium::gather(Path::new("/")));
+    let facts = medium::gather(Path::new("/"));
+    let version = env!("CARGO_PKG_VERSION");
+    if facts.mode != "unattended" {
+        return wait_for_enter(&screen::render(version, &facts));
+    }
+    match unattended::run(&facts, &screen::header(version, &facts))? {
+        Outcome::Installed(end) => unattended::end_machine(end),
+        Outcome::Failed => wait_for_enter("Press Enter to restart.\n"),
+    }
+}
+
+fn wait_for_enter(text: &str) -> Result<()> {
     let mut console = std::io::stdout().lock();
     console
         .write_all(text.as_bytes())

@@ -15,48 +15,7 @@ const HASH: &str =
     "$6$saltsalt$0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567";
 
 /// Answers as an operator would write them; also given to ksvalidator.
-pub const EXAMPLE: &str = r#"# An appliance in the second site
-lang en_US.UTF-8
-keyboard --vckeymap=us --xlayouts='us'
-timezone Europe/Berlin --utc
-timesource --ntp-server=ntp.example.com
-rootpw --iscrypted $6$saltsalt$0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567
-sshkey --username=root "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIP operator@example.com"
-network --bootproto=static --device=eth0 --ip=192.0.2.10 --netmask=255.255.255.0 --gateway=192.0.2.1 --nameserver=192.0.2.53,2001:db8::53 --hostname=mt01.example.com --ipv6=2001:db8::10/64 --ipv6gateway=fe80::1
-network --device=eth1 --bootproto=dhcp --vlanid=12 --noipv6 --nodefroute --mtu=9000
-firewall --enabled --ssh --port=1234:tcp,4321:udp
-services --enabled=chrony --disabled=open-vm-tools
-selinux --disabled
-zerombr
-ignoredisk --only-use=naa.6000c29a71e02b4c9d118e55037faa01
-clearpart --all --initlabel
-bootloader --location=mbr --append="net.ifnames=0 panic=30" --timeout=3
-part biosboot --fstype=biosboot --size=1
-part /boot/efi --fstype=efi --size=64
-part / --fstype=ext4 --size=4096 --grow
-part /var/crash --fstype=ext4 --size=2048 --maxsize=8192 --grow
-part /home --fstype=ext4 --size=512 --fsoptions="nodev,nosuid"
-part swap --recommended
-reboot
-
-%pre --erroronfail
-echo before
-%end
-
-%post --interpreter=/bin/bash
-echo inside
-%end
-
-%post --nochroot
-echo outside
-%end
-
-%addon master_target
-retention_disk = "6000C29A71E02B4C9D118E55037FAA02"
-[target]
-listen = "127.0.0.1:9443"
-%end
-"#;
+pub const EXAMPLE: &str = include_str!("../../tests/fixtures/example.ks");
 
 #[test]
 fn an_example_is_read_as_meant() {
