@@ -5,6 +5,7 @@
 #     install_packages build disk qemu     installs what is missing of these groups, and nothing else
 #     install_rust                         cargo and rustc of at least the version in Cargo.toml
 #     install_cot                          prints the path of a reader of appliance files kept in MT_WORK
+#     install_pykickstart                  keeps ksvalidator in MT_WORK
 #     install_cargo_deny                   prints the path of a cargo-deny kept in MT_WORK
 #
 # Everything may be called again; where nothing is missing nothing is touched, apt included.
@@ -25,6 +26,8 @@ packages_of() {
     image) echo mmdebstrap squashfs-tools xorriso mtools dosfstools util-linux binutils ovmf libarchive-tools ;;
     # Readers of VMDK and OVA files that are not ours.
     readers) echo qemu-utils libvmdk-utils libarchive-tools openssl python3 python3-venv ;;
+    # The signed loaders and GRUB's tools, of which the installer's tests make a small system.
+    installer) echo grub-common grub-pc-bin grub-efi-amd64-signed shim-signed dosfstools mtools squashfs-tools mount ;;
     bench) echo nbdkit libnbd-bin rsync ;;
     deny) echo python3 python3-venv ;;
     # The vCenter simulator, and govc from Debian's source package.
@@ -119,6 +122,17 @@ install_cot() {
         "$venv/bin/python" -m pip install --quiet cot==2.2.1 >&2 || return 1
     fi
     printf '%s\n' "$venv/bin/cot"
+}
+
+# Keeps ksvalidator where the test of the answers' syntax looks for it.
+install_pykickstart() {
+    local venv=$MT_WORK/tools/pykickstart
+    [[ -x $venv/bin/ksvalidator ]] && return 0
+    install_packages deny
+    rm --recursive --force "$venv"
+    mkdir -p "$(dirname "$venv")"
+    python3 -m venv "$venv" >&2
+    "$venv/bin/python" -m pip install --quiet pykickstart >&2
 }
 
 install_cargo_deny() {
