@@ -85,6 +85,8 @@
 //! | `log` | appending, sealing, reading back |
 //! | `store`, `ingest`, `apply`, `resolve`, `roll` | what is done with it |
 //! | `recover` | opening after a crash |
+//! | [`policy`] | which points are kept; what happens when space is short |
+//! | `reclaim` | getting space back |
 
 #![forbid(unsafe_code)]
 
@@ -96,7 +98,9 @@ mod ingest;
 mod log;
 mod meta;
 pub mod planted;
+pub mod policy;
 mod ranges;
+mod reclaim;
 mod record;
 mod recover;
 mod resolve;
@@ -112,6 +116,7 @@ mod types;
 pub use apply::ApplyProgress;
 pub use error::StoreError;
 pub use ingest::{Acknowledged, Offered};
+pub use reclaim::Reclaimed;
 pub use roll::{Roll, RollProgress};
 pub use storage::{ObjectName, Storage, StorageError, StorageOp, TargetDisk};
 pub use store::{

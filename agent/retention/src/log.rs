@@ -140,6 +140,10 @@ pub(crate) struct Log<S> {
     next_seq: u64,
     footers: Footers,
     latched: Option<String>,
+    /// Whether the spare object is there.
+    spare: bool,
+    /// Bytes that the volume lacked when it was last found full, less what was freed since.
+    lacking: u64,
 }
 
 #[derive(Default)]
@@ -188,6 +192,8 @@ impl<S: Storage> Log<S> {
             next_seq,
             footers: Footers::default(),
             latched: None,
+            spare: false,
+            lacking: 0,
         }
     }
 
@@ -222,6 +228,14 @@ impl<S: Storage> Log<S> {
     /// The segment that is being written.
     pub(crate) fn active_seq(&self) -> Option<u64> {
         self.active.as_ref().map(|active| active.seq)
+    }
+
+    /// Whether another segment may be begun without the reserve.
+    pub(crate) fn has_room(&self) -> bool {
+        let within_volume = self.lacking == 0;
+        let within_limit =
+            self.capacity == 0 || self.used() + (1 + RESERVE_SEGMENTS) * self.segment_size <= self.capacity;
+        within_volume && within_limit
     }
 
     /// Largest extent of data that fits a segment well, bytes.
@@ -357,18 +371,7 @@ impl<S: Storage> Log<S> {
         }
         let seq = self.next_seq;
         let object = ObjectName::Segment(seq);
-        match self.storage.create(object, size) {
-            Ok(()) => {}
-            Err(err) if err.is_full() => {
-                // A file may be left that has only a part of its space.
-                let _ = self.storage.remove(object);
-                return Err(StoreError::Full {
-                    used: self.used(),
-                    capacity: self.capacity,
-                });
-            }
-            Err(err) => return Err(self.failed(err)),
-        }
+        self.create_segment(object, size, purpose)?;
         self.next_seq += 1;
         self.seal(None)?;
         state.segments = self.segments.keys().copied().collect();
@@ -376,9 +379,61 @@ impl<S: Storage> Log<S> {
         Ok(seq)
     }
 
+    fn create_segment(&mut self, object: ObjectName, size: u64, purpose: Purpose) -> Result<(), StoreError> {
+        loop {
+            match self.storage.create(object, size) {
+                Ok(()) => return Ok(()),
+                Err(err) if err.is_full() => {
+                    // A file may be left that has only a part of its space.
+                    let left = self.storage.list()?;
+                    if left.iter().any(|(name, _)| *name == object) {
+                        self.storage.remove(object).map_err(|err| self.failed(err))?;
+                    }
+                    if purpose == Purpose::Housekeeping && self.spare {
+                        self.spare = false;
+                        self.storage
+                            .remove(ObjectName::Spare)
+                            .map_err(|err| self.failed(err))?;
+                        continue;
+                    }
+                    self.lacking = size;
+                    return Err(StoreError::Full {
+                        used: self.used(),
+                        capacity: self.capacity,
+                    });
+                }
+                Err(err) => return Err(self.failed(err)),
+            }
+        }
+    }
+
+    /// Sets space aside for the time when the volume is full; without it the store works as well, until then.
+    pub(crate) fn set_spare_aside(&mut self, is_there: bool) -> Result<(), StoreError> {
+        self.spare |= is_there;
+        if self.spare {
+            return Ok(());
+        }
+        match self.storage.create(ObjectName::Spare, 2 * self.segment_size) {
+            Ok(()) => {
+                self.spare = true;
+                Ok(())
+            }
+            Err(err) if err.is_full() => {
+                let left = self.storage.list()?;
+                if left.iter().any(|(name, _)| *name == ObjectName::Spare) {
+                    self.storage
+                        .remove(ObjectName::Spare)
+                        .map_err(|err| self.failed(err))?;
+                }
+                Ok(())
+            }
+            Err(err) => Err(self.failed(err)),
+        }
+    }
+
     fn begin(&mut self, state: &State, seq: u64, size: u64) -> Result<(), StoreError> {
         let object = ObjectName::Segment(seq);
-        let header = SegmentHeader::encode(&self.store, seq, size, &state.encode());
+        let header = SegmentHeader::encode(&self.store, seq, size, &state.encode(), 1);
         self.storage
             .write(object, 0, &[&header])
             .map_err(|err| self.failed(err))?;
@@ -532,6 +587,48 @@ impl<S: Storage> Log<S> {
         Ok(content)
     }
 
+    /// Takes sealed segments out of the log: written down, durable, and only then removed.
+    pub(crate) fn drop_segments(&mut self, state: &mut State, seqs: &[u64]) -> Result<(), StoreError> {
+        if seqs.is_empty() {
+            return Ok(());
+        }
+        let mut body = Vec::new();
+        crate::meta::put_numbers(&mut body, seqs.iter().copied());
+        if Bug::RemoveBeforeRecord.live() {
+            for seq in seqs {
+                self.storage
+                    .remove(ObjectName::Segment(*seq))
+                    .map_err(|err| self.failed(err))?;
+            }
+            self.storage.sync_dir().map_err(|err| self.failed(err))?;
+        }
+        self.append_meta(
+            state,
+            Purpose::Housekeeping,
+            Kind::Segments,
+            EpochNumber(0),
+            &body,
+        )?;
+        self.sync()?;
+        for seq in seqs {
+            if let Some(segment) = self.segments.remove(seq) {
+                self.lacking = self.lacking.saturating_sub(segment.bytes);
+            }
+            state.segments.remove(seq);
+            self.footers.forget(*seq);
+            if !Bug::RemoveBeforeRecord.live() {
+                self.storage
+                    .remove(ObjectName::Segment(*seq))
+                    .map_err(|err| self.failed(err))?;
+            }
+        }
+        self.storage.sync_dir().map_err(|err| self.failed(err))?;
+        if self.lacking == 0 {
+            self.set_spare_aside(false)?;
+        }
+        Ok(())
+    }
+
     /// Removes objects that are no part of the log.
     pub(crate) fn remove_objects(&mut self, objects: &[ObjectName]) -> Result<(), StoreError> {
         for object in objects {
@@ -671,7 +768,7 @@ impl<'a, S: Storage> Scan<'a, S> {
             Ok(head) => head,
             Err(what) => return Ok(Err(what)),
         };
-        if (head.index != self.index || head.previous != self.previous) && !Bug::StaleAccepted.live() {
+        if head.index != self.index || head.previous != self.previous {
             return Ok(Err("a record is missing before this one"));
         }
         let entries = match self.checked_entries(self.at, &head)? {
@@ -683,10 +780,73 @@ impl<'a, S: Storage> Scan<'a, S> {
             entries,
             head,
         };
+        self.pass(&scanned);
+        Ok(Ok(scanned))
+    }
+
+    /// A later record that shows that everything up to here had been durable when it was made.
+    pub(crate) fn durable_after(&self) -> Result<Option<(u32, Head)>, StoreError> {
+        let blocks = u32::try_from(self.len / BLOCK).unwrap_or(u32::MAX);
+        for at in self.at + 1..blocks {
+            if let Ok(head) = self.head_at(at)?
+                && head.durable > self.at
+                && head.index > self.index
+            {
+                return self.first_head_after().map(|first| first.or(Some((at, head))));
+            }
+        }
+        Ok(None)
+    }
+
+    fn first_head_after(&self) -> Result<Option<(u32, Head)>, StoreError> {
+        let blocks = u32::try_from(self.len / BLOCK).unwrap_or(u32::MAX);
+        for at in self.at + 1..blocks {
+            if let Ok(head) = self.head_at(at)?
+                && head.index > self.index
+            {
+                return Ok(Some((at, head)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The record here with its data unchecked, when its head is whole and in its place.
+    pub(crate) fn unchecked(&mut self) -> Result<Option<Scanned>, StoreError> {
+        let Ok(head) = self.head_at(self.at)? else {
+            return Ok(None);
+        };
+        if head.index != self.index || head.previous != self.previous {
+            return Ok(None);
+        }
+        let end = u64::from(self.at) + u64::from(head.head_blocks) + u64::from(head.data_blocks);
+        let fits = |entry: &Entry| {
+            let disk = self.disks.get(entry.disk.at());
+            disk.is_some_and(|disk| entry.end() <= disk.blocks())
+                && (entry.zero || u64::from(entry.data) + u64::from(entry.count) <= end)
+        };
+        let Some(entries) = head.entries().ok().filter(|entries| entries.iter().all(fits)) else {
+            return Ok(None);
+        };
+        let scanned = Scanned {
+            at: self.at,
+            head,
+            entries,
+        };
+        self.pass(&scanned);
+        Ok(Some(scanned))
+    }
+
+    fn pass(&mut self, scanned: &Scanned) {
         self.at += scanned.head.head_blocks + scanned.head.data_blocks;
         self.index = scanned.head.index + 1;
         self.previous = scanned.head.crc;
-        Ok(Ok(scanned))
+    }
+
+    /// Goes on with a record that does not follow the one before.
+    pub(crate) fn go_on_at(&mut self, at: u32, head: &Head) {
+        self.at = at;
+        self.index = head.index;
+        self.previous = head.previous;
     }
 
     /// The head at a position, whatever came before it.

@@ -31,21 +31,19 @@ pub enum Bug {
     SyncRetried,
     /// A roll copies only what changed in the epoch right after its point.
     RollForgets,
-    /// Records of an older life of the same space are accepted.
-    StaleAccepted,
     /// A segment is removed before the record that says so is durable.
     RemoveBeforeRecord,
     /// A newest version is dropped while an older one is still there to be found.
     NewestDropped,
     /// Of two writes to one block in an epoch the first counts.
     FirstWriteWins,
-    /// The superblocks are both written before either is flushed.
-    BothSuperblocks,
+    /// A raised generation is written to the superblocks, and not flushed.
+    GenerationNotSynced,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 16] = [
         Self::AckBeforeSync,
         Self::BaseNotSynced,
         Self::NoBase,
@@ -58,11 +56,10 @@ impl Bug {
         Self::AppliedBeforeFlush,
         Self::SyncRetried,
         Self::RollForgets,
-        Self::StaleAccepted,
         Self::RemoveBeforeRecord,
         Self::NewestDropped,
         Self::FirstWriteWins,
-        Self::BothSuperblocks,
+        Self::GenerationNotSynced,
     ];
 
     /// Whether this bug is live on this thread.

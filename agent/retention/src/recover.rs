@@ -14,9 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use roaring::RoaringTreemap;
 
-use crate::codec::{Reader, u64_of, usize_of};
+use crate::codec::{Reader, u64_of};
 use crate::error::StoreError;
-use crate::log::{Located, Log, Scan, Segment, damaged, read_footer, read_header, read_trailer};
+use crate::log::{Located, Log, Scan, Scanned, Segment, damaged, read_footer, read_header, read_trailer};
 use crate::meta::{Commit, PointChanges, State, numbers};
 use crate::planted::Bug;
 use crate::record::{Entry, Image, Kind};
@@ -29,6 +29,7 @@ use crate::types::{BLOCK, Disk, EpochNumber};
 /// What the objects of a store say, before anything is changed.
 struct Survey {
     superblock: Option<Superblock>,
+    spare: bool,
     /// Segments whose header can be read: length and header.
     headers: BTreeMap<u64, (u64, SegmentHeader)>,
     /// Segments whose header cannot be read: length, and what is wrong.
@@ -39,6 +40,7 @@ fn survey<S: Storage>(storage: &S) -> Result<Survey, StoreError> {
     let mut objects = storage.list()?;
     objects.sort_unstable();
     let mut superblock: Option<Superblock> = None;
+    let spare = objects.iter().any(|(object, _)| *object == ObjectName::Spare);
     let mut why = None;
     for (object, len) in &objects {
         let ObjectName::Super(_) = object else { continue };
@@ -99,6 +101,7 @@ fn survey<S: Storage>(storage: &S) -> Result<Survey, StoreError> {
     }
     Ok(Survey {
         superblock,
+        spare,
         headers,
         headless,
     })
@@ -132,6 +135,8 @@ impl<S: Storage> Store<S> {
             sums: BTreeMap::new(),
             report: Recovered::default(),
             to_seal: Vec::new(),
+            to_repair: Vec::new(),
+            doubt: None,
             seen: EpochNumber(0),
         };
         let garbage = recovery.read(&survey.headers, &survey.headless)?;
@@ -141,6 +146,8 @@ impl<S: Storage> Store<S> {
             segments,
             mut report,
             to_seal,
+            to_repair,
+            doubt,
             ..
         } = recovery;
         let segment_size = if superblock.segment_size == 0 {
@@ -158,12 +165,18 @@ impl<S: Storage> Store<S> {
             next_seq,
         );
         log.segments = segments;
+        for (seq, header) in &to_repair {
+            log.write_object(ObjectName::Segment(*seq), header)?;
+            log.sync_object(ObjectName::Segment(*seq))?;
+        }
         for sealed in to_seal {
             log.seal(Some(sealed))?;
         }
         if !garbage.is_empty() {
             log.remove_objects(&garbage)?;
         }
+        // Last: its absence is only noticed by a full store.
+        log.set_spare_aside(survey.spare)?;
         let mut store = Self {
             log,
             covered: vec![RoaringTreemap::new(); state.disks.len()],
@@ -173,9 +186,17 @@ impl<S: Storage> Store<S> {
             pending: BTreeMap::new(),
             job: None,
             damage: Vec::new(),
+            examined: BTreeSet::new(),
+            horizon: 0,
             unreachable: BTreeMap::new(),
         };
         store.load()?;
+        if let Some(why) = doubt {
+            let points: Vec<EpochNumber> = store.state.points.keys().copied().collect();
+            for point in points {
+                store.unreachable.insert(point, why.clone());
+            }
+        }
         report.to_apply = u64_of(store.pending.len());
         store.damage.extend(report.damage.iter().cloned());
         report.damage.clone_from(&store.damage);
@@ -259,6 +280,10 @@ struct Recovery<'a, S> {
     sums: BTreeMap<EpochNumber, (u64, u64)>,
     report: Recovered,
     to_seal: Vec<(u64, u32)>,
+    /// Segments whose header is to be written again.
+    to_repair: Vec<(u64, Vec<u8>)>,
+    /// Why no point can be trusted, when records are lost that may have said anything.
+    doubt: Option<String>,
     /// The largest epoch of any image.
     seen: EpochNumber,
 }
@@ -320,9 +345,17 @@ impl<S: Storage> Recovery<'_, S> {
             }
         }
         let mut keep = BTreeSet::from([base]);
+        self.state.segments.insert(base);
         for (seq, len, at) in headless_newer {
+            // The header it should have had: without it, it would look damaged for as long as it lives.
+            let state = self.state.encode();
+            let header = SegmentHeader::encode(&self.superblock.store, seq, len, &state, at);
+            if SegmentHeader::blocks(state.len()) <= at {
+                self.to_repair.push((seq, header));
+            }
             self.replay(seq, len, at)?;
             keep.insert(seq);
+            self.state.segments.insert(seq);
         }
         // Without what the records of the newest segments took out of the log.
         keep.extend(self.state.segments.iter().copied());
@@ -334,9 +367,9 @@ impl<S: Storage> Recovery<'_, S> {
         }
         for seq in &keep {
             if !self.segments.contains_key(seq) {
-                self.report
-                    .damage
-                    .push(format!("segment {} is missing", ObjectName::Segment(*seq)));
+                let what = format!("segment {} is missing", ObjectName::Segment(*seq));
+                self.report.damage.push(what.clone());
+                self.doubt = Some(what);
             }
         }
         self.state.segments = keep;
@@ -437,6 +470,30 @@ impl<S: Storage> Recovery<'_, S> {
         }
     }
 
+    /// The next record. Where there is none, but a later one proves that what should be here was durable once, bytes changed
+    /// since: then that is reported, and the walk goes on behind it.
+    fn next_or_after_damage(&mut self, scan: &mut Scan<'_, S>) -> Result<Option<Scanned>, StoreError> {
+        loop {
+            let what = match scan.next()? {
+                Ok(record) => return Ok(Some(record)),
+                Err(what) => what,
+            };
+            let Some(next) = scan.durable_after()? else {
+                return Ok(None);
+            };
+            let object = ObjectName::Segment(scan.seq);
+            self.report
+                .damage
+                .push(format!("segment {object} at block {}: {what}", scan.at));
+            if let Some(record) = scan.unchecked()? {
+                // Only the data is damaged; who reads it is told.
+                return Ok(Some(record));
+            }
+            self.doubt = Some(format!("a record of segment {object} is lost: {what}"));
+            scan.go_on_at(next.0, &next.1);
+        }
+    }
+
     /// Reads the newest segment, whose records change the state.
     fn replay(&mut self, seq: u64, len: u64, header_blocks: u32) -> Result<(), StoreError> {
         let mut scan = Scan::new(
@@ -450,7 +507,7 @@ impl<S: Storage> Recovery<'_, S> {
         let mut segment = Segment::new(len);
         let mut found = Vec::new();
         let mut commits = Vec::new();
-        while let Ok(record) = scan.next()? {
+        while let Some(record) = self.next_or_after_damage(&mut scan)? {
             for entry in &record.entries {
                 self.note(&mut segment, entry);
             }
@@ -483,15 +540,20 @@ impl<S: Storage> Recovery<'_, S> {
             }
         }
         let end = scan.at;
-        let trailer = read_trailer(self.storage, &self.superblock.store, seq, len)?;
-        match trailer {
-            Ok(trailer) if trailer.end == end && usize_of(u64::from(trailer.entries)) == found.len() => {
-                segment.trailer = Some(trailer);
-            }
-            _ => {
-                segment.entries = std::sync::Arc::new(found);
-                self.to_seal.push((seq, end));
-            }
+        // A trailer may be there whose footer is not: both were on their way when power failed.
+        let sealed = match read_trailer(self.storage, &self.superblock.store, seq, len)? {
+            Ok(trailer) if trailer.end == end => match read_footer(self.storage, seq, &trailer) {
+                Ok(entries) if entries.len() == found.len() => Some(trailer),
+                Ok(_) | Err(StoreError::Damaged { .. }) => None,
+                Err(err) => return Err(err),
+            },
+            _ => None,
+        };
+        if sealed.is_some() {
+            segment.trailer = sealed;
+        } else {
+            segment.entries = std::sync::Arc::new(found);
+            self.to_seal.push((seq, end));
         }
         self.segments.insert(seq, segment);
         self.state.last_epoch = self.state.last_epoch.max(self.state.committed);
@@ -499,6 +561,7 @@ impl<S: Storage> Recovery<'_, S> {
             let found = self.sums.get(&epoch).copied().unwrap_or_default();
             // Only what is still in the log can be summed up: an older part may have been compacted since.
             if self.state.applied < epoch && found != (commit.extents, commit.checksum) {
+                self.doubt = Some(format!("extents of epoch {epoch} are lost"));
                 self.report.damage.push(format!(
                     "epoch {epoch} has {} extents, and was acknowledged with {}",
                     found.0, commit.extents

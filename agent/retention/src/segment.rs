@@ -90,8 +90,9 @@ impl SegmentHeader {
         u32_of((HEADER_SIZE + state_len).div_ceil(BLOCK_SIZE))
     }
 
-    pub(crate) fn encode(store: &StoreUuid, seq: u64, size: u64, state: &[u8]) -> Vec<u8> {
-        let blocks = Self::blocks(state.len());
+    /// Encodes a header of at least `blocks_min` blocks.
+    pub(crate) fn encode(store: &StoreUuid, seq: u64, size: u64, state: &[u8], blocks_min: u32) -> Vec<u8> {
+        let blocks = Self::blocks(state.len()).max(blocks_min);
         let mut out = vec![0; usize_of(u64::from(blocks)) * BLOCK_SIZE];
         out[0..4].copy_from_slice(&HEADER_MAGIC);
         out[4..6].copy_from_slice(&VERSION.to_le_bytes());

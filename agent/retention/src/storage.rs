@@ -12,6 +12,8 @@ use std::io;
 pub enum ObjectName {
     /// One of the two superblocks: slot 0 or 1.
     Super(u8),
+    /// Space set aside for writing down what makes room, when the volume has none left.
+    Spare,
     /// A segment of the log, by its sequence number.
     Segment(u64),
 }
@@ -21,6 +23,7 @@ impl fmt::Display for ObjectName {
         match self {
             Self::Super(0) => f.write_str("SUPER.a"),
             Self::Super(_) => f.write_str("SUPER.b"),
+            Self::Spare => f.write_str("SPARE"),
             Self::Segment(seq) => write!(f, "{seq:016x}.seg"),
         }
     }
@@ -33,6 +36,7 @@ impl ObjectName {
         match name {
             "SUPER.a" => Some(Self::Super(0)),
             "SUPER.b" => Some(Self::Super(1)),
+            "SPARE" => Some(Self::Spare),
             _ => {
                 let seq = u64::from_str_radix(name.strip_suffix(".seg")?, 16).ok()?;
                 let object = Self::Segment(seq);

@@ -122,6 +122,10 @@ pub struct Store<S> {
     pub(crate) covered: Vec<RoaringTreemap>,
     pub(crate) job: Option<Job>,
     pub(crate) damage: Vec<String>,
+    /// Segments that were looked at for dropping since points changed last.
+    pub(crate) examined: BTreeSet<u64>,
+    /// The newest segment of this round of looking.
+    pub(crate) horizon: u64,
     /// Points that cannot be reached, and why.
     pub(crate) unreachable: BTreeMap<EpochNumber, String>,
 }
@@ -182,6 +186,8 @@ impl<S: Storage> Store<S> {
             covered,
             job: None,
             damage: Vec::new(),
+            examined: BTreeSet::new(),
+            horizon: 0,
             unreachable: BTreeMap::new(),
         };
         // The first record makes the first segment, whose header holds the initial point.
@@ -201,6 +207,7 @@ impl<S: Storage> Store<S> {
                 .create(object, u64_of(crate::superblock::SUPERBLOCK_SIZE))?;
         }
         store.write_superblocks()?;
+        store.log.set_spare_aside(false)?;
         store.log.storage.sync_dir()?;
         Ok(store)
     }
@@ -335,7 +342,7 @@ impl<S: Storage> Store<S> {
 
     /// Writes both superblocks, one after the other.
     pub(crate) fn write_superblocks(&mut self) -> Result<(), StoreError> {
-        for round in 0..2 {
+        for _copy in 0..2 {
             self.super_sequence += 1;
             let slot = u8::from(self.super_sequence.is_multiple_of(2));
             let bytes = Superblock {
@@ -350,12 +357,8 @@ impl<S: Storage> Store<S> {
             .encode();
             let object = ObjectName::Super(slot);
             self.log.write_object(object, &bytes)?;
-            if Bug::BothSuperblocks.live() && round == 0 {
-                continue;
-            }
-            self.log.sync_object(object)?;
-            if Bug::BothSuperblocks.live() {
-                self.log.sync_object(ObjectName::Super(1 - slot))?;
+            if !Bug::GenerationNotSynced.live() {
+                self.log.sync_object(object)?;
             }
         }
         Ok(())
@@ -379,7 +382,7 @@ impl<S: Storage> Store<S> {
         self.change_points(&changes)
     }
 
-    /// Takes points off the offer. What only they needed becomes free for [`Store::reclaim`](crate::Store::reclaim).
+    /// Takes points off the offer. What only they needed becomes free for [`Store::reclaim`].
     ///
     /// # Errors
     /// When one of them is not on offer, is pinned, or is being rolled to; or the storage fails. Then none is dropped.
@@ -419,6 +422,7 @@ impl<S: Storage> Store<S> {
         )?;
         self.log.sync()?;
         changes.apply(&mut self.state.points);
+        self.examined.clear();
         for epoch in &changes.dropped {
             self.unreachable.remove(epoch);
         }

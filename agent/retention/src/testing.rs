@@ -86,6 +86,12 @@ impl Power {
         lock(&self.0).changes
     }
 
+    /// Flushes of storage so far.
+    #[must_use]
+    pub fn syncs(&self) -> u64 {
+        lock(&self.0).syncs
+    }
+
     /// Whether it was cut.
     #[must_use]
     pub fn is_dead(&self) -> bool {
@@ -123,25 +129,29 @@ fn gone() -> io::Error {
 /// A range of bytes with a volatile cache over it.
 #[derive(Debug, Clone, Default)]
 struct Cached {
-    durable: Vec<u8>,
-    live: Vec<u8>,
+    // Shared until changed: most of what a crash leaves is what was there.
+    durable: Arc<Vec<u8>>,
+    live: Arc<Vec<u8>>,
     /// Writes since the last flush: offset and bytes.
     pending: Vec<(usize, Vec<u8>)>,
     cut: bool,
+    /// A flush failed: the live content holds what will never be durable.
+    lost: bool,
 }
 
 impl Cached {
     fn new(len: usize) -> Self {
         Self {
-            durable: vec![0; len],
-            live: vec![0; len],
+            durable: Arc::new(vec![0; len]),
+            live: Arc::new(vec![0; len]),
             pending: Vec::new(),
             cut: false,
+            lost: false,
         }
     }
 
     fn write(&mut self, offset: usize, data: &[u8]) -> bool {
-        let Some(target) = self.live.get_mut(offset..offset + data.len()) else {
+        let Some(target) = Arc::make_mut(&mut self.live).get_mut(offset..offset + data.len()) else {
             return false;
         };
         target.copy_from_slice(data);
@@ -160,16 +170,19 @@ impl Cached {
     }
 
     fn flush(&mut self) {
-        for (offset, data) in std::mem::take(&mut self.pending) {
-            let end = (offset + data.len()).min(self.live.len());
-            if offset < end {
-                if self.durable.len() < end {
-                    self.durable.resize(end, 0);
+        let pending = std::mem::take(&mut self.pending);
+        if self.lost {
+            // What a failed flush lost is seen by readers, and no later flush writes it.
+            let durable = Arc::make_mut(&mut self.durable);
+            durable.resize(self.live.len(), 0);
+            for (offset, data) in pending {
+                if let Some(target) = durable.get_mut(offset..offset + data.len()) {
+                    target.copy_from_slice(&data);
                 }
-                self.durable[offset..end].copy_from_slice(&data[..end - offset]);
             }
+        } else {
+            self.durable = Arc::clone(&self.live);
         }
-        self.durable.resize(self.live.len(), 0);
         self.cut = false;
     }
 
@@ -181,10 +194,10 @@ impl Cached {
             pending.swap(at, usize_of(rng.below(u64_of(at) + 1)));
         }
         if self.live.len() > self.durable.len() {
-            self.durable.resize(self.live.len(), 0);
+            Arc::make_mut(&mut self.durable).resize(self.live.len(), 0);
         }
         if self.cut && rng.one_in(2) {
-            self.durable.truncate(self.live.len());
+            Arc::make_mut(&mut self.durable).truncate(self.live.len());
         }
         // Whole losses and whole survivals are as interesting as mixtures, and rarer by chance.
         let mood = rng.below(4);
@@ -200,14 +213,15 @@ impl Cached {
             for (index, sector) in data.chunks(SECTOR).enumerate() {
                 if fate == 1 || rng.one_in(2) {
                     let at = offset + index * SECTOR;
-                    if let Some(target) = self.durable.get_mut(at..at + sector.len()) {
+                    if let Some(target) = Arc::make_mut(&mut self.durable).get_mut(at..at + sector.len()) {
                         target.copy_from_slice(sector);
                     }
                 }
             }
         }
-        self.live.clone_from(&self.durable);
+        self.live = Arc::clone(&self.durable);
         self.cut = false;
+        self.lost = false;
     }
 }
 
@@ -303,8 +317,8 @@ impl SimStorage {
             && let Some(cached) = folder.inodes.get_mut(&inode)
         {
             cached.flush();
-            change(&mut cached.durable);
-            cached.live.clone_from(&cached.durable);
+            change(Arc::make_mut(&mut cached.durable));
+            cached.live = Arc::clone(&cached.durable);
         }
     }
 
@@ -390,7 +404,7 @@ impl Storage for SimStorage {
         folder.next_inode += 1;
         let mut cached = Cached::new(usize_of(len));
         // Its length is not durable either.
-        cached.durable.clear();
+        cached.durable = Arc::default();
         folder.inodes.insert(inode, cached);
         folder.live.insert(object, inode);
         folder.pending.push(DirChange::Created(object, inode));
@@ -441,6 +455,7 @@ impl Storage for SimStorage {
             // As the kernel does: told once, then the pages are clean and their content is nowhere.
             self.with(op, object, 0, |cached| {
                 cached.pending.clear();
+                cached.lost = true;
                 Ok(())
             })?;
             return Err(error(op, object, 0, io::Error::from_raw_os_error(5)));
@@ -455,7 +470,7 @@ impl Storage for SimStorage {
         let op = StorageOp::Cut;
         let dies = self.change(op, object, len)?;
         self.with(op, object, len, |cached| {
-            cached.live.truncate(usize_of(len));
+            Arc::make_mut(&mut cached.live).truncate(usize_of(len));
             cached.cut = true;
             Ok(())
         })?;
@@ -537,7 +552,7 @@ impl SimDisk {
     /// What a reader sees.
     #[must_use]
     pub fn content(&self) -> Vec<u8> {
-        lock(&self.bytes).live.clone()
+        lock(&self.bytes).live.to_vec()
     }
 
     /// Fills the disk, durably, without counting as a change.

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+pub mod enumerate;
+
 use std::collections::BTreeMap;
 
 use mt_retention::testing::{Power, Rng, SimDisk, SimStorage};
@@ -75,6 +77,8 @@ pub struct Model {
     pub offered: Vec<EpochNumber>,
     /// Points that may be on offer or not: a commit or a drop that was cut.
     pub perhaps: Vec<EpochNumber>,
+    /// Generation that was raised for certain.
+    pub generation: u64,
     /// The open epoch's content.
     pub open: Option<Image>,
 }
@@ -217,6 +221,13 @@ impl World {
         self.model.open = None;
     }
 
+    pub fn raise(&mut self) -> Result<(), StoreError> {
+        let generation = self.store.generation() + 1;
+        self.store.raise_generation(generation)?;
+        self.model.generation = generation;
+        Ok(())
+    }
+
     pub fn step(&mut self) -> Result<bool, StoreError> {
         let targets = Self::targets(&self.disks);
         Ok(self.store.apply_step(&targets, BUDGET)?.up_to_date)
@@ -293,6 +304,9 @@ impl World {
             .apply_all(&targets, BUDGET)
             .map_err(|err| format!("apply: {err}"))?;
         let mut model = self.model.clone();
+        if store.generation() < model.generation {
+            return Err(format!("generation {} is lost", model.generation));
+        }
         let committed = store.committed();
         if committed < model.acked {
             return Err(format!("acknowledged {}, found {committed}", model.acked));
@@ -325,6 +339,42 @@ impl World {
         };
         world.check()?;
         Ok(world)
+    }
+
+    /// Opens a damaged copy and reads every point: `true` when the damage was noticed, `false` when nothing depended on
+    /// it; an error when something wrong was read as if it were right.
+    pub fn look(&self, storage: SimStorage, disks: &[SimDisk]) -> Result<bool, String> {
+        let options = OpenOptions {
+            disks: Some(table()),
+            capacity: 0,
+        };
+        let Ok((mut store, report)) = Store::open(storage, options) else {
+            return Ok(true);
+        };
+        let mut noticed = !report.damage.is_empty() || store.committed() < self.model.acked;
+        let targets = Self::targets(disks);
+        if store.committed() == self.model.acked && store.apply_all(&targets, BUDGET).is_err() {
+            return Ok(true);
+        }
+        for point in &self.model.offered {
+            for index in 0..DISKS {
+                let mut found = vec![0; SIZE];
+                match store.read_at(*point, disk_index(index), 0, &mut found, &targets) {
+                    Err(_) => noticed = true,
+                    Ok(()) if found == bytes_of(&self.model.states[point][index]) => {}
+                    // A point that is not newer than what the store knows, on disks that are ahead of it.
+                    Ok(()) if store.committed() < self.model.acked => noticed = true,
+                    Ok(()) if noticed && !report.damage.is_empty() => {
+                        return Err(format!(
+                            "point {point} reads wrong although damage was reported: {:?}",
+                            report.damage
+                        ));
+                    }
+                    Ok(()) => return Err(format!("point {point} reads wrong")),
+                }
+            }
+        }
+        Ok(noticed)
     }
 
     /// Compares disks and points with the model. Everything has to be applied.
