@@ -172,6 +172,18 @@ mod tests {
     }
 
     #[test]
+    fn the_lock_file_of_the_default_image_names_a_digest_for_every_package() {
+        let lock: Lock = toml::from_str(include_str!("../specs/debian.lock.toml")).unwrap();
+        assert_eq!(lock.schema, 1);
+        let spec = crate::spec::parse(include_str!("../specs/debian.toml")).unwrap();
+        for asked in &spec.rootfs.packages {
+            let locked = lock.packages.iter().find(|package| package.name == *asked);
+            let locked = locked.unwrap_or_else(|| panic!("{asked} is not locked"));
+            assert!(locked.sha256.len() == 64, "{asked}: {}", locked.sha256);
+        }
+    }
+
+    #[test]
     fn the_spdx_document_describes_every_package() {
         let spec = crate::spec::parse(include_str!("../specs/debian.toml")).unwrap();
         let packages = [
