@@ -10,6 +10,8 @@
 //! | [`boot`], [`configure`], [`filesystem`], [`payload`] | the steps' own knowledge | writes |
 //! | [`unattended`] | the installation from the medium without questions | writes |
 //! | [`target`] | the disk or image that is written to | writes |
+//! | [`console`] | asks on the console what no answers file says | no |
+//! | [`terminal`] | keys and screens | console |
 //! | [`custom_change`] | makes a system a master target, once | writes |
 //! | [`first_boot`] | settings given at deployment | writes |
 //! | [`scsi_ids`], [`selftest`] | whether disks can be told apart, file systems work | reads |
@@ -20,6 +22,7 @@ pub mod boot;
 pub mod cli;
 pub mod command;
 pub mod configure;
+pub mod console;
 pub mod custom_change;
 pub mod error;
 pub mod execute;
@@ -37,4 +40,5 @@ pub mod scsi_ids;
 pub mod selftest;
 pub mod state;
 pub mod target;
+pub mod terminal;
 pub mod unattended;

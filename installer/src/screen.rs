@@ -6,7 +6,8 @@ use crate::medium::{Answers, Facts, Firmware};
 /// Text of the first screen, for a console of 80 columns.
 pub fn render(version: &str, facts: &Facts) -> String {
     header(version, facts)
-        + "Installation is not part of this version yet; nothing was written to any disk.\n\
+        + "Nothing was written to any disk.\n\
+           Press i to answer some questions and install on this machine.\n\
            Press Enter to restart.\n"
 }
 
@@ -69,7 +70,7 @@ mod tests {
             "  firmware  BIOS",
             "  payload   good, SHA-256 0123456789abcdef\n",
             "  answers   none",
-            "nothing was written to any disk",
+            "Nothing was written to any disk",
         ] {
             assert!(text.contains(line), "{line:?} is not in {text}");
         }

@@ -22,7 +22,8 @@ use crate::payload::Payload;
 use crate::plan::{Consent, Place, plan, size_text};
 use crate::state::StateFile;
 
-const ANSWERS: &str = "/run/mt/answers/ks.cfg";
+/// Where the answers are found, and put by the questions on a console.
+pub const ANSWERS: &str = "/run/mt/answers/ks.cfg";
 const MEDIUM: &str = "/run/mt/medium/mt";
 const RUN: &str = "/run/mt-installer";
 

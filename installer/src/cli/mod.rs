@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::error::{Error, Kind, Result};
 
 mod apply;
+mod ask;
 mod boot;
 mod custom_change;
 mod first_boot;
@@ -38,6 +39,8 @@ enum Noun {
     /// Make a Debian or EL system a master target, once
     #[command(subcommand)]
     CustomChange(custom_change::Verb),
+    /// Ask on this console what an installation has to know, and save it
+    Ask(ask::Arguments),
     /// Answers in kickstart syntax
     #[command(subcommand)]
     Ks(ks::Verb),
@@ -76,6 +79,7 @@ pub fn run() -> ExitCode {
     };
     let done = match arguments.noun {
         Noun::CustomChange(verb) => custom_change::run(verb),
+        Noun::Ask(arguments) => ask::run(&arguments),
         Noun::Ks(verb) => ks::run(&verb),
         Noun::Plan(what) => apply::show(&what),
         Noun::Apply(arguments) => apply::run(&arguments),

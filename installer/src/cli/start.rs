@@ -1,41 +1,78 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `mt-installer start`: what the installation medium shows on each console.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::Path;
 
+use super::ask;
 use crate::error::{Error, Kind, Result};
-use crate::unattended::{self, Outcome};
+use crate::medium::Answers;
+use crate::terminal::{Input, Key, Terminal, wait_for_enter};
+use crate::unattended::{self, ANSWERS, Outcome};
 use crate::{medium, screen};
 
+/// Nobody at the keys is no reason to end; this only bounds one wait.
+const WAIT_MS: u16 = 60_000;
+
 pub fn run() -> Result<()> {
-    let facts = medium::gather(Path::new("/"));
+    let mut facts = medium::gather(Path::new("/"));
     let version = env!("CARGO_PKG_VERSION");
-    if facts.mode != "unattended" {
-        return wait_for_enter(&screen::render(version, &facts));
+    while facts.mode != "unattended" {
+        if !first_screen(&screen::render(version, &facts))? {
+            return Ok(());
+        }
+        let mut terminal = Terminal::open()?;
+        let answers = ask::ask(&mut terminal)?;
+        terminal.clear()?;
+        let Some(answers) = answers else {
+            continue;
+        };
+        let file = Path::new(ANSWERS);
+        if let Some(folder) = file.parent() {
+            std::fs::create_dir_all(folder).map_err(|error| Error::io("create", folder, error))?;
+        }
+        ask::save(&answers, file)?;
+        facts.answers = Answers::Found {
+            source: "the questions on this console".to_owned(),
+            lines: crate::kickstart::render(&answers).lines().count(),
+        };
+        break;
     }
     match unattended::run(&facts, &screen::header(version, &facts))? {
         Outcome::Installed(end) => unattended::end_machine(end),
-        Outcome::Failed => wait_for_enter("Press Enter to restart.\n"),
+        Outcome::Failed => {
+            print("Press Enter to restart.\n")?;
+            wait_for_enter()
+        }
     }
 }
 
-fn wait_for_enter(text: &str) -> Result<()> {
+/// Shows the first screen; `true` for the installation, `false` for a restart.
+fn first_screen(text: &str) -> Result<bool> {
+    print(text)?;
+    let Ok(mut terminal) = Terminal::open() else {
+        return wait_for_enter().map(|()| false);
+    };
+    loop {
+        match terminal.input(WAIT_MS)? {
+            Input::Key(Key::Char('i' | 'I')) => return Ok(true),
+            Input::Key(Key::Enter) => return Ok(false),
+            Input::Key(_) | Input::Nothing => {}
+            // A console that went away is no reason to restart the machine: only Enter is.
+            Input::Closed => {
+                return Err(Error::new(
+                    Kind::Unexpected,
+                    "the console was closed before Enter was pressed",
+                ));
+            }
+        }
+    }
+}
+
+fn print(text: &str) -> Result<()> {
     let mut console = std::io::stdout().lock();
     console
         .write_all(text.as_bytes())
         .and_then(|()| console.flush())
-        .map_err(|error| Error::new(Kind::Unexpected, format!("cannot write to the console: {error}")))?;
-    // A console that went away is no reason to restart the machine: only Enter is.
-    match std::io::stdin().read(&mut [0u8; 1]) {
-        Ok(1) => Ok(()),
-        Ok(_) => Err(Error::new(
-            Kind::Unexpected,
-            "the console was closed before Enter was pressed",
-        )),
-        Err(error) => Err(Error::new(
-            Kind::Unexpected,
-            format!("cannot read from the console: {error}"),
-        )),
-    }
+        .map_err(|error| Error::new(Kind::Unexpected, format!("cannot write to the console: {error}")))
 }

@@ -126,7 +126,7 @@ fn set(
         "hostname" => settings.hostname = Some(hostname(value)?),
         "address" => settings.address = Some(address(value)?),
         "gateway" => settings.gateway = Some(host_address(value)?),
-        "dns" => settings.dns = list(value, host_address)?,
+        "dns" => settings.dns = addresses(value)?,
         "ntp" => {
             settings.ntp = list(value, |one| {
                 host_address(one)
@@ -194,7 +194,19 @@ pub fn hostname(value: &str) -> Result<String, String> {
     Ok(value.to_owned())
 }
 
-fn host_address(value: &str) -> Result<IpAddr, String> {
+/// Addresses, separated by commas.
+///
+/// # Errors
+/// What is wrong with one of them.
+pub fn addresses(value: &str) -> Result<Vec<IpAddr>, String> {
+    list(value, host_address)
+}
+
+/// The address of a machine.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn host_address(value: &str) -> Result<IpAddr, String> {
     let address: IpAddr = value
         .parse()
         .map_err(|_| format!("{value:?} is no IP address, such as 192.0.2.1"))?;
