@@ -80,6 +80,16 @@ impl Error {
         }
     }
 
+    /// Says that a disk was begun and is not finished.
+    #[must_use]
+    pub fn partly(mut self) -> Self {
+        self.kind = Kind::Partly;
+        self.message += "\nthe installation is not finished, and the disk does not start";
+        self.hint
+            .get_or_insert_with(|| "mend the cause and start again: it begins anew".to_owned());
+        self
+    }
+
     /// The operator's next step, where one is known.
     #[must_use]
     pub fn next_step(&self) -> Option<&str> {

@@ -111,6 +111,7 @@ pub fn execute(job: &Job<'_>, observer: &mut dyn FnMut(Event<'_>)) -> Result<()>
     command::require(PROGRAMS)?;
     let mut run = Run::begin(job, observer)?;
     let count = job.plan.steps.len();
+    let mut begun = false;
     for (index, step) in job.plan.steps.iter().enumerate() {
         observer(Event::Begin {
             number: index + 1,
@@ -119,7 +120,14 @@ pub fn execute(job: &Job<'_>, observer: &mut dyn FnMut(Event<'_>)) -> Result<()>
         });
         job.state.record(job.target, step.name(), false)?;
         cut_point(step.name(), "before");
-        run.step(*step, observer)?;
+        begun |= *step == Step::Wipe;
+        run.step(*step, observer).map_err(|error| {
+            if begun && run.target.is_some() {
+                error.partly()
+            } else {
+                error
+            }
+        })?;
         cut_point(step.name(), "after");
     }
     job.state.record(job.target, Step::FirstSector.name(), true)?;

@@ -208,7 +208,6 @@ impl Consoles {
 
     /// A console that takes nothing must not stop the installation.
     fn say(&mut self, text: &str) {
-        let text = text.replace('\n', "\r\n");
         for file in &mut self.files {
             let _ = file.write_all(text.as_bytes());
         }
