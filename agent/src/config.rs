@@ -43,6 +43,7 @@ const LAB_DISKS_MAX: usize = 256;
 struct RawConfig {
     agent: RawAgent,
     target: RawTarget,
+    retention: RawRetention,
     lab: Option<RawLab>,
 }
 
@@ -58,6 +59,12 @@ struct RawAgent {
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 struct RawTarget {
     listen: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+struct RawRetention {
+    folder: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -87,6 +94,8 @@ pub struct Config {
     pub socket_group: String,
     /// Where sources connect; always a loopback address.
     pub listen: SocketAddr,
+    /// Folder of the retention volume; none where no recovery points are kept.
+    pub retention: Option<PathBuf>,
     /// Whether the lab setting is on.
     pub lab: bool,
     /// Stand-ins for SCSI disks; empty unless the lab setting is on.
@@ -102,6 +111,7 @@ impl Default for Config {
             socket: DEFAULT_SOCKET.into(),
             socket_group: DEFAULT_SOCKET_GROUP.to_owned(),
             listen: DEFAULT_LISTEN,
+            retention: None,
             lab: false,
             lab_disks: Vec::new(),
             lab_disks_unused: 0,
@@ -264,6 +274,9 @@ impl Config {
         }
         if let Some(listen) = &raw.target.listen {
             config.listen = loopback(listen)?;
+        }
+        if let Some(folder) = &raw.retention.folder {
+            config.retention = Some(absolute_path(folder, "folder")?);
         }
         if let Some(lab) = &raw.lab {
             let disks = lab_disks(&lab.disks)?;

@@ -249,6 +249,32 @@ impl Hub {
         self.tell(&mut live, now, Happening::JobEnded { job });
     }
 
+    /// A job of the target's own has begun.
+    pub fn job_started(&self, job: &Job, now: Timestamp) {
+        let mut live = self.live();
+        live.running.insert(job.id, job.clone());
+        self.tell(&mut live, now, Happening::JobStarted { job: job.clone() });
+    }
+
+    /// A job of the target's own went on.
+    pub fn job_progress(&self, job: &Job, now: Timestamp) {
+        let mut live = self.live();
+        live.running.insert(job.id, job.clone());
+        self.tell(&mut live, now, Happening::JobProgress { job: job.clone() });
+    }
+
+    /// A job of the target's own is over.
+    pub fn job_ended(&self, job: Job, now: Timestamp) {
+        let mut live = self.live();
+        live.running.remove(&job.id);
+        if job.error.is_none() {
+            live.totals.jobs_done += 1;
+        } else {
+            live.totals.jobs_failed += 1;
+        }
+        self.tell(&mut live, now, Happening::JobEnded { job });
+    }
+
     /// Raises an alarm. One that is raised already keeps its time and takes the new words.
     pub fn raise(&self, mut alarm: Alarm) {
         let mut live = self.live();

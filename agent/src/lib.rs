@@ -9,6 +9,7 @@ pub mod failover;
 pub mod hub;
 pub mod io;
 pub mod logging;
+pub mod machines;
 pub mod model;
 pub mod nbd;
 pub mod net;

@@ -231,6 +231,30 @@ pub struct Job {
     pub hint: Option<String>,
 }
 
+impl Job {
+    /// A job of the target's own that begins now; its number is given when it is stored.
+    pub fn new(kind: JobKind, subject: &str, now: Timestamp) -> Self {
+        Self {
+            id: JobId(0),
+            kind,
+            pair: subject.to_owned(),
+            peer: "local".to_owned(),
+            state: JobState::Running,
+            bytes_total: 0,
+            bytes_done: 0,
+            bytes_durable: 0,
+            bytes_written: 0,
+            bytes_zeroed: 0,
+            bytes_different: 0,
+            bytes_on_wire: 0,
+            started: now,
+            ended: None,
+            error: None,
+            hint: None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,7 +17,8 @@ use crate::error::{ExitCode, Explain};
 use crate::model::{Job, JobId, JobState, NewPair, Pair, PairId, PairName, SeedingMark};
 
 /// The steps from an empty file to today's form. A step, once released, is never changed; a new one goes to the end.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE pair (
         id INTEGER PRIMARY KEY,
         machine TEXT NOT NULL,
@@ -44,7 +45,23 @@ const MIGRATIONS: [&str; 1] = ["
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         document TEXT NOT NULL
     ) STRICT;
-"];
+",
+    "
+    CREATE TABLE machine (
+        name TEXT PRIMARY KEY,
+        document TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE setting (
+        key TEXT PRIMARY KEY,
+        value TEXT NOT NULL
+    ) STRICT;
+",
+];
+
+pub mod machines;
+
+/// Document of a job that has its number and not yet its content.
+const UNWRITTEN: &str = "{}";
 
 /// Jobs that are kept; the oldest go first.
 const JOBS_MAX: i64 = 1000;
@@ -357,13 +374,16 @@ impl State {
     /// When the file cannot be written.
     pub fn insert_job(&self, job: &Job) -> Result<Job, StateError> {
         self.with(|connection| {
-            connection.execute("INSERT INTO job (document) VALUES (?1)", ["{}"])?;
+            // As one act: a job without its document could not be read when the state is opened again.
+            let transaction = connection.unchecked_transaction()?;
+            transaction.execute("INSERT INTO job (document) VALUES (?1)", [UNWRITTEN])?;
             let job = Job {
-                id: JobId(connection.last_insert_rowid()),
+                id: JobId(transaction.last_insert_rowid()),
                 ..job.clone()
             };
-            put_job(connection, &job)?;
-            connection.execute("DELETE FROM job WHERE id <= ?1", [job.id.0 - JOBS_MAX])?;
+            put_job(&transaction, &job)?;
+            transaction.execute("DELETE FROM job WHERE id <= ?1", [job.id.0 - JOBS_MAX])?;
+            transaction.commit()?;
             Ok(job)
         })
     }
@@ -400,6 +420,8 @@ impl State {
     }
 
     fn interrupt_running(&self) -> Result<(), StateError> {
+        // Left behind by older agents that were killed while they added a job.
+        self.execute("DELETE FROM job WHERE document = ?1", [UNWRITTEN])?;
         for mut job in self.jobs()? {
             if job.state == JobState::Running {
                 job.state = JobState::Interrupted;

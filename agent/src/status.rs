@@ -9,6 +9,7 @@
 //! | [`server`] | accepts clients within limits | yes |
 //! | [`routes`] | what can be asked | no |
 //! | [`pairing`] | makes and removes pairs | disks |
+//! | [`machines`] | machines, recovery points and failover | disks |
 //! | [`metrics`] | the same numbers for Prometheus | no |
 //! | [`client`] | the other end, for the command line | yes |
 //!
@@ -16,6 +17,7 @@
 
 pub mod access;
 pub mod client;
+pub mod machines;
 pub mod metrics;
 pub mod model;
 pub mod pairing;

@@ -24,8 +24,8 @@ packages_of() {
     guest) echo busybox-static cpio zstd kmod udev lvm2 mdadm e2fsprogs xfsprogs reiserfsprogs fdisk libc-bin binutils ;;
     # What mt-image starts, and firmware with and without Secure Boot for the machines that its images are tried in.
     image) echo mmdebstrap squashfs-tools xorriso mtools dosfstools util-linux binutils ovmf libarchive-tools ;;
-    # Readers of VMDK and OVA files that are not ours.
-    readers) echo qemu-utils libvmdk-utils libarchive-tools openssl python3 python3-venv ;;
+    # Readers of VMDK and OVA files, and of exported recovery points, that are not ours.
+    readers) echo qemu-utils libnbd-bin libvmdk-utils libarchive-tools openssl python3 python3-venv ;;
     # The signed loaders and GRUB's tools, of which the installer's tests make a small system.
     installer) echo grub-common grub-pc-bin grub-efi-amd64-signed shim-signed dosfstools mtools squashfs-tools mount ;;
     bench) echo nbdkit libnbd-bin rsync ;;

@@ -39,6 +39,7 @@ pub struct Lab {
     /// Address the target listens on.
     pub address: SocketAddr,
     disks: Vec<LabDisk>,
+    retention: Option<PathBuf>,
     target: Option<Running>,
 }
 
@@ -49,6 +50,7 @@ impl Lab {
             scratch: Scratch::new(),
             address: free_address(),
             disks: Vec::new(),
+            retention: None,
             target: None,
         }
     }
@@ -68,6 +70,11 @@ impl Lab {
         let id = disk.scsi_id.clone();
         self.disks.push(disk);
         id
+    }
+
+    /// Keeps recovery points in this folder; "retention init" has to set it up.
+    pub fn keep_points_in(&mut self, folder: &Path) {
+        self.retention = Some(folder.to_owned());
     }
 
     /// Forgets all disks.
@@ -103,6 +110,9 @@ impl Lab {
             text(&self.socket()),
             self.address
         );
+        if let Some(folder) = &self.retention {
+            let _ = write!(config, "\n[retention]\nfolder = \"{}\"\n", text(folder));
+        }
         for disk in &self.disks {
             let _ = write!(
                 config,
@@ -222,6 +232,51 @@ impl Lab {
             self.send_command(address, pair, source, more),
             self.scratch.path(),
         )
+    }
+
+    /// The command that sends an epoch of `machine`, by way of `address`.
+    pub fn epoch_command(
+        &self,
+        address: SocketAddr,
+        machine: &str,
+        disks: &[(&str, &Path)],
+        more: &[&str],
+    ) -> Command {
+        let address = address.to_string();
+        let state = self.source_state();
+        let mut command = agent::command([
+            "source",
+            "send",
+            "--target",
+            &address,
+            "--machine",
+            machine,
+            "--json",
+        ]);
+        command.arg("--state-dir").arg(state).args(more);
+        for (disk, path) in disks {
+            command.arg("--disk").arg(format!("{disk}={}", text(path)));
+        }
+        command
+    }
+
+    /// Sends an epoch and waits for the end.
+    pub fn epoch(&self, machine: &str, disks: &[(&str, &Path)], more: &[&str]) -> Said {
+        Running::start(
+            self.epoch_command(self.address, machine, disks, more),
+            self.scratch.path(),
+        )
+        .wait()
+    }
+
+    /// The recovery points of a machine.
+    #[track_caller]
+    pub fn points(&self, machine: &str) -> Vec<Value> {
+        let document = self
+            .verb(&["points", "list", machine, "--json"])
+            .expect_done()
+            .json();
+        document["points"].as_array().expect("points are a list").clone()
     }
 
     /// Verifies and waits for the end.

@@ -3,9 +3,12 @@
 pub mod config;
 pub mod disks;
 pub mod events;
+pub mod failover;
 pub mod jobs;
 pub mod output;
 pub mod pair;
+pub mod points;
+pub mod retention;
 pub mod screen;
 pub mod source;
 pub mod status;
@@ -58,7 +61,27 @@ enum Verb {
     #[command(subcommand)]
     Source(SourceVerb),
     /// Compare a protected disk with its target disk; nothing is written
-    Verify(source::SourceArgs),
+    Verify(source::VerifyArgs),
+    /// The volume that keeps recovery points
+    #[command(subcommand)]
+    Retention(RetentionVerb),
+    /// Recovery points of a machine
+    #[command(subcommand)]
+    Points(PointsVerb),
+    /// Bring the disks of a machine to a recovery point
+    Roll(failover::ToArgs),
+    /// Make a machine's disks ready to be taken over, at a recovery point
+    Failover(failover::ToArgs),
+    /// Make a failover final
+    Commit(failover::CommitArgs),
+    /// Take a failover back and go on replicating
+    Cancel(failover::BackArgs),
+    /// Put disks back as they were before a failover that was committed
+    Undo(failover::BackArgs),
+    /// Show or change which recovery points of a machine are kept
+    Policy(retention::PolicyArgs),
+    /// Groups of machines that share recovery points
+    Groups(output::ServiceArgs),
     /// Configuration files
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -92,9 +115,33 @@ enum DisksVerb {
 }
 
 #[derive(Debug, Subcommand)]
+enum RetentionVerb {
+    /// Set the configured folder up; one that holds something is refused
+    Init(output::ServiceArgs),
+    /// Show the volume, and the store of each machine
+    Status(output::ServiceArgs),
+    /// Drop all points of a machine and begin anew
+    Reset(retention::ResetArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum PointsVerb {
+    /// List points, oldest first
+    List(points::ListArgs),
+    /// Keep a point whatever the policy says
+    Pin(points::PinArgs),
+    /// Delete a point
+    Delete(points::PointArgs),
+    /// Serve a point over NBD, to look at it or to boot it
+    Export(points::ExportArgs),
+    /// End an export that was left served
+    Unexport(points::UnexportArgs),
+}
+
+#[derive(Debug, Subcommand)]
 enum SourceVerb {
     /// Send an image, block device or snapshot; only what differs travels
-    Send(source::SourceArgs),
+    Send(Box<source::SendArgs>),
 }
 
 #[derive(Debug, Subcommand)]
@@ -112,7 +159,8 @@ impl Cli {
     pub fn wants_json(&self) -> bool {
         match &self.verb {
             Verb::Disks(DisksVerb::List(args)) => args.json,
-            Verb::Source(SourceVerb::Send(args)) | Verb::Verify(args) => args.json,
+            Verb::Source(SourceVerb::Send(args)) => args.common.json,
+            Verb::Verify(args) => args.common.json,
             Verb::Status(args) => args.json,
             Verb::Pair(PairVerb::Add(args)) => args.service.json,
             Verb::Pair(PairVerb::Remove(args)) => args.service.json,
@@ -120,6 +168,19 @@ impl Cli {
             Verb::Pair(PairVerb::List(args)) | Verb::Jobs(JobsVerb::List(args)) | Verb::Events(args) => {
                 args.json
             }
+            Verb::Retention(RetentionVerb::Init(args) | RetentionVerb::Status(args)) | Verb::Groups(args) => {
+                args.json
+            }
+            Verb::Retention(RetentionVerb::Reset(args)) => args.service.json,
+            Verb::Points(PointsVerb::List(args)) => args.service.json,
+            Verb::Points(PointsVerb::Pin(args)) => args.point.service.json,
+            Verb::Points(PointsVerb::Delete(args)) => args.service.json,
+            Verb::Points(PointsVerb::Export(args)) => args.point.service.json,
+            Verb::Points(PointsVerb::Unexport(args)) => args.service.json,
+            Verb::Roll(args) | Verb::Failover(args) => args.service.json,
+            Verb::Commit(args) => args.service.json,
+            Verb::Cancel(args) | Verb::Undo(args) => args.service.json,
+            Verb::Policy(args) => args.service.json,
             Verb::Target(_) | Verb::Config(_) | Verb::Openapi => false,
         }
     }
@@ -144,6 +205,21 @@ pub fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Verb::Jobs(JobsVerb::List(args)) => block_on(jobs::list(&args)),
         Verb::Jobs(JobsVerb::Show(args)) => block_on(jobs::show(&args)),
         Verb::Events(args) => block_on(events::run(&args)),
+        Verb::Retention(RetentionVerb::Init(args)) => block_on(retention::init(&args)),
+        Verb::Retention(RetentionVerb::Status(args)) => block_on(retention::status(&args)),
+        Verb::Retention(RetentionVerb::Reset(args)) => block_on(retention::reset(&args)),
+        Verb::Points(PointsVerb::List(args)) => block_on(points::list(&args)),
+        Verb::Points(PointsVerb::Pin(args)) => block_on(points::pin(&args)),
+        Verb::Points(PointsVerb::Delete(args)) => block_on(points::delete(&args)),
+        Verb::Points(PointsVerb::Export(args)) => block_on(points::export(&args)),
+        Verb::Points(PointsVerb::Unexport(args)) => block_on(points::unexport(&args)),
+        Verb::Roll(args) => block_on(failover::roll(&args)),
+        Verb::Failover(args) => block_on(failover::failover(&args)),
+        Verb::Commit(args) => block_on(failover::commit(&args)),
+        Verb::Cancel(args) => block_on(failover::cancel(&args)),
+        Verb::Undo(args) => block_on(failover::undo(&args)),
+        Verb::Policy(args) => block_on(retention::policy(&args)),
+        Verb::Groups(args) => block_on(retention::groups(&args)),
         Verb::Target(args) => block_on(target::run(&args)),
         Verb::Source(SourceVerb::Send(args)) => block_on(source::send(&args)),
         Verb::Verify(args) => block_on(source::verify(&args)),

@@ -30,6 +30,7 @@ pub async fn run(args: &TargetArgs) -> Result<ExitCode, CliError> {
         state_dir: config.state_dir.clone(),
         listen: config.listen,
         disks: scope_of(&config),
+        retention: config.retention.clone(),
     };
     let config = Arc::new(config);
     app::run(&settings, stop_on_signal()?, |target, stop| {

@@ -25,6 +25,12 @@ pub enum Event<P> {
     Abandoned,
 }
 
+impl<P> From<seeding::Event<P>> for Event<P> {
+    fn from(event: seeding::Event<P>) -> Self {
+        Self::Disk(event)
+    }
+}
+
 /// What the edge has to do.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action<P> {
@@ -108,6 +114,8 @@ pub struct Session {
     outstanding: usize,
     /// Of disks of this epoch that are done.
     before: Progress,
+    /// Before the last event.
+    last: Progress,
     epochs_committed: u64,
 }
 
@@ -130,6 +138,7 @@ impl Session {
             totals: EpochTotals::default(),
             outstanding: 0,
             before: Progress::default(),
+            last: Progress::default(),
             epochs_committed: 0,
         }
     }
@@ -142,6 +151,7 @@ impl Session {
     /// How far the session is: of its pair, or of the epoch over all disks of the machine.
     pub fn progress(&self) -> Progress {
         match &self.phase {
+            Phase::Over => self.last,
             Phase::Plain(inner) => inner.progress(),
             Phase::InDisk(inner) => {
                 let now = inner.progress();
@@ -198,6 +208,8 @@ impl Session {
         if self.is_over() {
             return actions;
         }
+        // With the phase goes what it knew; how far the session came is asked after its end, too.
+        self.last = self.progress();
         if let Err(refusal) = self.step(event, &mut actions) {
             self.phase = Phase::Over;
             actions.push(send(Message::Refused(refusal.clone())));

@@ -48,14 +48,14 @@ pub enum HelloError {
     Role(Role),
 }
 
-/// Greets a target and waits for its answer.
+/// Greets a target, waits for its answer, and gives the version that both speak.
 ///
 /// # Errors
 /// When the target cannot be understood, refuses, or speaks no common version.
 pub async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     session_id: [u8; 16],
-) -> Result<(), HelloError> {
+) -> Result<u16, HelloError> {
     let hello = Hello {
         version_min: VERSION_MIN,
         version_max: VERSION_MAX,
@@ -67,7 +67,7 @@ pub async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
     stream.write_all(&hello.encode()).await.map_err(HelloError::Io)?;
     let reply = HelloReply::decode(&read_hello(stream).await?)?;
     match reply.outcome {
-        Ok(version) if (VERSION_MIN..=VERSION_MAX).contains(&version) => Ok(()),
+        Ok(version) if (VERSION_MIN..=VERSION_MAX).contains(&version) => Ok(version),
         Ok(version) => Err(HelloError::ChoseUnknown(version)),
         Err(ErrorCode::VersionUnsupported) => Err(HelloError::Version {
             peer_min: reply.version_min,
@@ -77,14 +77,14 @@ pub async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Waits for the hello of whoever connected, and answers it. With `refuse` it is answered by that code.
+/// Waits for the hello of whoever connected, answers it, and gives the version that both speak. With `refuse` it is answered by that code.
 ///
 /// # Errors
 /// When the peer cannot be understood or was refused; it has been told where it speaks the protocol.
 pub async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     refuse: Option<ErrorCode>,
-) -> Result<Hello, HelloError> {
+) -> Result<(Hello, u16), HelloError> {
     let hello = Hello::decode(&read_hello(stream).await?)?;
     let version = negotiate(hello.version_min, hello.version_max);
     let outcome = match (refuse, version) {
@@ -103,7 +103,7 @@ pub async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
     stream.write_all(&reply.encode()).await.map_err(HelloError::Io)?;
     match outcome {
         Ok(_) if hello.role == Role::Target => Err(HelloError::Role(hello.role)),
-        Ok(_) => Ok(hello),
+        Ok(version) => Ok((hello, version)),
         Err(ErrorCode::VersionUnsupported) => Err(HelloError::Version {
             peer_min: hello.version_min,
             peer_max: hello.version_max,

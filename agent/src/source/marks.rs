@@ -31,6 +31,15 @@ pub struct Mark {
     pub durable: u64,
 }
 
+/// The newest epoch of a machine that a target has promised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Confirmed {
+    /// The store that it went to; all zero when there is none.
+    pub store_id: [u8; 16],
+    /// Its number; 0 when there is none.
+    pub epoch: u64,
+}
+
 /// The file of marks.
 #[derive(Debug)]
 pub struct Marks {
@@ -61,7 +70,10 @@ impl Marks {
             connection.execute_batch(
                 "CREATE TABLE IF NOT EXISTS mark (
                      target TEXT NOT NULL, pair TEXT NOT NULL, fingerprint TEXT NOT NULL,
-                     seeding_id BLOB NOT NULL, durable INTEGER NOT NULL, PRIMARY KEY (target, pair)) STRICT",
+                     seeding_id BLOB NOT NULL, durable INTEGER NOT NULL, PRIMARY KEY (target, pair)) STRICT;
+                 CREATE TABLE IF NOT EXISTS machine (
+                     target TEXT NOT NULL, machine TEXT NOT NULL, store_id BLOB NOT NULL,
+                     epoch INTEGER NOT NULL, PRIMARY KEY (target, machine)) STRICT",
             )?;
             Ok(connection)
         };
@@ -108,6 +120,43 @@ impl Marks {
                 "INSERT INTO mark (target, pair, fingerprint, seeding_id, durable) VALUES (?1, ?2, ?3, ?4, ?5)
                  ON CONFLICT (target, pair) DO UPDATE SET fingerprint = ?3, seeding_id = ?4, durable = ?5",
                 params![key.target, key.pair, key.fingerprint, mark.seeding_id, durable],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// The newest epoch of a machine that the target has promised.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn confirmed(&self, target: &str, machine: &str) -> Result<Confirmed, SourceError> {
+        self.with(|connection| {
+            let row = connection
+                .query_row(
+                    "SELECT store_id, epoch FROM machine WHERE target = ?1 AND machine = ?2",
+                    params![target, machine],
+                    |row| Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, i64>(1)?)),
+                )
+                .optional()?;
+            Ok(
+                row.map_or_else(Confirmed::default, |(store_id, epoch)| Confirmed {
+                    store_id,
+                    epoch: u64::try_from(epoch).unwrap_or(0),
+                }),
+            )
+        })
+    }
+
+    /// Remembers what the target has promised, synced.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn confirm(&self, target: &str, machine: &str, confirmed: Confirmed) -> Result<(), SourceError> {
+        let epoch = i64::try_from(confirmed.epoch).unwrap_or(i64::MAX);
+        self.with(|connection| {
+            connection.execute(
+                "INSERT OR REPLACE INTO machine (target, machine, store_id, epoch) VALUES (?1, ?2, ?3, ?4)",
+                params![target, machine, confirmed.store_id, epoch],
             )?;
             Ok(())
         })

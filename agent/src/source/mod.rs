@@ -3,6 +3,7 @@
 //! So far the source is *cold*: an image, a snapshot or a device that nobody writes to. That nobody did is checked, not
 //! assumed.
 
+mod core;
 pub mod error;
 pub mod image;
 pub mod marks;

@@ -57,6 +57,12 @@ pub struct Report {
     pub differences: Vec<Difference>,
     /// Bytes that differ, whether listed or not.
     pub bytes_different: u64,
+    /// The epoch that was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// The recovery point that it ends in; none where the target keeps none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub point: Option<u64>,
 }
 
 /// An extent that differs.
@@ -233,6 +239,20 @@ fn print_person(mode: Mode, report: &Report) {
         size_text(numbers.bytes_on_wire),
         report.seconds
     );
+    if let Some(epoch) = report.epoch {
+        let point = match report.point {
+            Some(point) => format!("it is recovery point {point}"),
+            None => "the target keeps no recovery points".to_owned(),
+        };
+        println!(
+            "epoch {epoch} of {} is durable, {point}: {} compared, {} sent, {} zeroed, {wire}",
+            report.pair,
+            size_text(numbers.compared),
+            size_text(numbers.bytes_sent),
+            size_text(numbers.bytes_zeroed),
+        );
+        return;
+    }
     if mode == Mode::Seed {
         println!(
             "{what} are equal and durable: {} compared, {} sent, {} zeroed, {wire}",

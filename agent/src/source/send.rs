@@ -5,16 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use mt_wire::{ErrorCode, Mode, OpenPair};
+use mt_wire::{EndEpoch, ErrorCode, MachineDisk, Mode, OpenPair};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::SourceError;
+use super::core::Purpose;
 use super::image::Image;
-use super::marks::{Key, Mark, Marks};
+use super::marks::{Confirmed, Key, Mark, Marks};
 use super::report::{Audience, Numbers, Report, Teller};
 use super::session::{Ended, Session};
+use crate::epochs::source::Plan;
 use crate::net::hello::greet;
 use crate::net::pump::{PumpError, WireBytes};
 
@@ -30,16 +32,16 @@ const BUSY_PATIENCE: Duration = Duration::from_secs(2);
 /// What is to be done.
 #[derive(Debug, Clone)]
 pub struct Order {
-    /// Seed or verify.
+    /// Seed, verify, or send an epoch.
     pub mode: Mode,
     /// Address of the target, `HOST:PORT`.
     pub target: String,
     /// Name of the protected machine.
     pub machine: String,
-    /// Name of the protected disk.
-    pub disk: String,
-    /// Image, block device or snapshot.
-    pub path: PathBuf,
+    /// The protected disks: name, and image, block device or snapshot. One, but for an epoch.
+    pub disks: Vec<(String, PathBuf)>,
+    /// The instant that an epoch leads to.
+    pub end: Option<EndEpoch>,
     /// Folder for durable marks.
     pub state_folder: PathBuf,
     /// Most bytes a second to send.
@@ -52,7 +54,10 @@ pub struct Order {
 
 impl Order {
     fn pair(&self) -> String {
-        format!("{}/{}", self.machine, self.disk)
+        match self.disks.as_slice() {
+            [(disk, _)] => format!("{}/{disk}", self.machine),
+            _ => self.machine.clone(),
+        }
     }
 }
 
@@ -61,11 +66,15 @@ impl Order {
 /// # Errors
 /// See [`SourceError`].
 pub async fn run(order: &Order, stop: watch::Receiver<bool>) -> Result<Report, SourceError> {
-    let image = Image::open(&order.path)?;
+    let images = order
+        .disks
+        .iter()
+        .map(|(_, path)| Image::open(path))
+        .collect::<Result<Vec<_>, _>>()?;
     let marks = Arc::new(Marks::open(&order.state_folder)?);
-    let size = image.device.size();
+    let size = images.iter().map(|image| image.device.size()).sum();
     let mut teller = Teller::new(order.audience, order.mode, size);
-    let outcome = run_with(order, &image, &marks, &mut teller, stop).await;
+    let outcome = run_with(order, &images, &marks, &mut teller, stop).await;
     match &outcome {
         Ok(report) => teller.finish(report),
         Err(_) => teller.clear(),
@@ -75,19 +84,24 @@ pub async fn run(order: &Order, stop: watch::Receiver<bool>) -> Result<Report, S
 
 async fn run_with(
     order: &Order,
-    image: &Image,
+    images: &[Image],
     marks: &Arc<Marks>,
     teller: &mut Teller,
     stop: watch::Receiver<bool>,
 ) -> Result<Report, SourceError> {
-    let key = Key {
-        target: order.target.clone(),
-        pair: order.pair(),
-        fingerprint: image.fingerprint().to_owned(),
-    };
+    let keys: Vec<Key> = order
+        .disks
+        .iter()
+        .zip(images)
+        .map(|((disk, _), image)| Key {
+            target: order.target.clone(),
+            pair: format!("{}/{disk}", order.machine),
+            fingerprint: image.fingerprint().to_owned(),
+        })
+        .collect();
     let started = Instant::now();
     let mut numbers = Numbers {
-        size: image.device.size(),
+        size: images.iter().map(|image| image.device.size()).sum(),
         ..Numbers::default()
     };
     let mut connections = 0;
@@ -97,11 +111,13 @@ async fn run_with(
     loop {
         let compared_before = numbers.compared;
         connections += 1;
-        let error = match attempt(order, image, marks, &key, &mut numbers, teller, stop.clone()).await {
+        let error = match attempt(order, images, marks, &keys, &mut numbers, teller, stop.clone()).await {
             Ok(ended) => {
-                image.check_unchanged()?;
-                if order.mode == Mode::Seed {
-                    marks.forget(&key)?;
+                check_unchanged(images)?;
+                if order.mode != Mode::Verify {
+                    for key in &keys {
+                        marks.forget(key)?;
+                    }
                 }
                 return Ok(Report {
                     pair: order.pair(),
@@ -112,6 +128,11 @@ async fn run_with(
                     connections,
                     differences: ended.differences.ranges().map(Into::into).collect(),
                     bytes_different: ended.differences.bytes(),
+                    epoch: ended.durable.map(|durable| durable.epoch),
+                    point: ended
+                        .durable
+                        .map(|durable| durable.point)
+                        .filter(|point| *point != 0 || ended.store_id != [0; 16]),
                 });
             }
             Err(error) => error,
@@ -139,15 +160,19 @@ async fn run_with(
         teller.notice(&format!("{error}; trying again in {} ms", wait.as_millis()));
         sleep(wait).await;
         wait = (wait * 2).min(RETRY_WAITS.1);
-        image.check_unchanged()?;
+        check_unchanged(images)?;
     }
+}
+
+fn check_unchanged(images: &[Image]) -> Result<(), SourceError> {
+    images.iter().try_for_each(Image::check_unchanged)
 }
 
 async fn attempt(
     order: &Order,
-    image: &Image,
+    images: &[Image],
     marks: &Arc<Marks>,
-    key: &Key,
+    keys: &[Key],
     numbers: &mut Numbers,
     teller: &mut Teller,
     stop: watch::Receiver<bool>,
@@ -161,33 +186,31 @@ async fn attempt(
         .map_err(|_| connect(std::io::ErrorKind::TimedOut.into()))?
         .map_err(connect)?;
     stream.set_nodelay(true).map_err(connect)?;
-    greet(&mut stream, random_id()?)
+    let version = greet(&mut stream, random_id()?)
         .await
         .map_err(|source| SourceError::Hello {
             target: order.target.clone(),
             source,
         })?;
-    let mark = if order.mode == Mode::Seed {
-        marks.load(key)?
-    } else {
-        Mark::default()
-    };
-    let open = OpenPair {
-        mode: order.mode,
-        machine: order.machine.clone(),
-        disk: order.disk.clone(),
-        size: image.device.size(),
-        logical_block_size: image.device.logical_block_size(),
-        resume_seeding_id: mark.seeding_id,
-        resume_offset: mark.durable,
-        generation: 0,
-    };
+    if order.mode == Mode::Epoch && version < 2 {
+        return Err(SourceError::Refused(mt_wire::Refusal {
+            code: ErrorCode::VersionUnsupported,
+            text: format!(
+                "the target speaks version {version} of the protocol, which knows no epochs; nothing was written"
+            ),
+            hint: "update the target, or send one disk with --pair".to_owned(),
+        }));
+    }
+    let purpose = purpose(order, images, marks, keys)?;
     let wire = Arc::new(WireBytes::default());
     let before = numbers.clone();
-    let session = Session::start(stream, open, image, order.rate, Arc::clone(&wire))?;
-    session
+    let session = Session::start(stream, purpose, images, order.rate, Arc::clone(&wire))?;
+    let ended = session
         .run(
-            |seeding_id, durable| marks.store(key, Mark { seeding_id, durable }),
+            |disk, seeding_id, durable| match keys.get(disk) {
+                Some(key) => marks.store(key, Mark { seeding_id, durable }),
+                None => Ok(()),
+            },
             |progress| {
                 let on_wire = wire.sent.load(Ordering::Relaxed) + wire.received.load(Ordering::Relaxed);
                 *numbers = Numbers {
@@ -210,7 +233,77 @@ async fn attempt(
             },
             stop,
         )
-        .await
+        .await?;
+    if let Some(durable) = ended.durable {
+        // What was promised is remembered before anybody is told.
+        let confirmed = Confirmed {
+            store_id: ended.store_id,
+            epoch: durable.epoch,
+        };
+        marks.confirm(&order.target, &order.machine, confirmed)?;
+        numbers.durable = numbers.size;
+    }
+    Ok(ended)
+}
+
+/// What the session is for, with what is remembered of the last one.
+fn purpose(order: &Order, images: &[Image], marks: &Marks, keys: &[Key]) -> Result<Purpose, SourceError> {
+    if let Some(end) = &order.end {
+        let known = keys
+            .iter()
+            .map(|key| marks.load(key))
+            .collect::<Result<Vec<_>, _>>()?;
+        // The epoch that the first disk was received in; disks that were not reached have no mark of it.
+        let resume_epoch_id = known.first().map_or([0; 16], |mark| mark.seeding_id);
+        let confirmed = marks.confirmed(&order.target, &order.machine)?;
+        return Ok(Purpose::Epoch(Box::new(Plan {
+            machine: order.machine.clone(),
+            disks: order
+                .disks
+                .iter()
+                .zip(images)
+                .map(|((disk, _), image)| MachineDisk {
+                    name: disk.clone(),
+                    size: image.device.size(),
+                    logical_block_size: image.device.logical_block_size(),
+                })
+                .collect(),
+            generation: 0,
+            store_id: confirmed.store_id,
+            confirmed_epoch: confirmed.epoch,
+            resume_epoch_id,
+            resume_offsets: known
+                .iter()
+                .map(|mark| {
+                    if mark.seeding_id == resume_epoch_id {
+                        mark.durable
+                    } else {
+                        0
+                    }
+                })
+                .collect(),
+            end: end.clone(),
+        })));
+    }
+    let (Some((disk, _)), Some(image), Some(key)) = (order.disks.first(), images.first(), keys.first())
+    else {
+        return Err(SourceError::Internal("an order without a disk".to_owned()));
+    };
+    let mark = if order.mode == Mode::Seed {
+        marks.load(key)?
+    } else {
+        Mark::default()
+    };
+    Ok(Purpose::Pair(OpenPair {
+        mode: order.mode,
+        machine: order.machine.clone(),
+        disk: disk.clone(),
+        size: image.device.size(),
+        logical_block_size: image.device.logical_block_size(),
+        resume_seeding_id: mark.seeding_id,
+        resume_offset: mark.durable,
+        generation: 0,
+    }))
 }
 
 /// Sixteen random bytes from the kernel.

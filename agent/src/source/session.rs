@@ -1,4 +1,4 @@
-//! The edge around one [`SourceSession`]: socket, disk threads and buffers.
+//! The edge around one [`Core`]: socket, disk threads and buffers.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use mt_blockdev::device::DeviceError;
 use mt_wire::limits::{BLOCK_SIZE, HELLO_SIZE, REGION_SIZE, REGION_WINDOW_MAX, SUB_BLOCK_SIZE};
 use mt_wire::message::sub_block_count;
-use mt_wire::{Extent, Message, OpenPair};
+use mt_wire::{EpochDurable, Extent, Message};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::watch;
@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::SourceError;
+use super::core::{Act, Core, Purpose, ends_comparing};
 use super::image::Image;
 use crate::io::buffers::{BufferPool, PooledBuf};
 use crate::io::disk_threads::DiskThreads;
@@ -26,7 +27,7 @@ use crate::net::rate::TokenBucket;
 use crate::seeding::differences::Differences;
 use crate::seeding::digest::{self, Block};
 use crate::seeding::region_len;
-use crate::seeding::source::{Action, Event, PlannedExtent, Progress, SourceSession};
+use crate::seeding::source::{Action, Event, PlannedExtent, Progress};
 
 /// Threads that read and hash. Two keep the cores busy while the others wait for the disk; six were a fifth faster than
 /// three with two cores and one virtual disk.
@@ -48,6 +49,10 @@ pub struct Ended {
     pub scsi_id: String,
     /// What a verification found.
     pub differences: Differences,
+    /// An epoch that is durable.
+    pub durable: Option<EpochDurable>,
+    /// The store that it went to; all zero when there is none.
+    pub store_id: [u8; 16],
 }
 
 /// What the disk threads answer.
@@ -67,8 +72,8 @@ enum Answer {
 
 /// One connection to a target, in use.
 pub struct Session {
-    core: SourceSession,
-    image: Image,
+    core: Core,
+    images: Vec<Image>,
     threads: DiskThreads,
     buffers: BufferPool,
     kept: HashMap<u64, Arc<PooledBuf>>,
@@ -89,14 +94,14 @@ impl Session {
     /// When no thread can be started.
     pub fn start(
         stream: TcpStream,
-        open: OpenPair,
-        image: &Image,
+        purpose: Purpose,
+        images: &[Image],
         rate: Option<u64>,
         wire: Arc<WireBytes>,
     ) -> Result<Self, SourceError> {
         let threads = DiskThreads::start("source-disk", THREADS)
             .map_err(|error| SourceError::Internal(error.to_string()))?;
-        let (core, first) = SourceSession::new(open);
+        let (core, first) = Core::new(purpose);
         let (answer_to, answers) = unbounded_channel();
         let (frame_to, frames) = channel(64);
         let (outgoing, outgoing_frames) = unbounded_channel();
@@ -122,7 +127,7 @@ impl Session {
         ));
         let mut session = Self {
             core,
-            image: image.clone(),
+            images: images.to_vec(),
             threads,
             buffers: BufferPool::new(usize::from(REGION_WINDOW_MAX) + BUFFERS_SPARE),
             kept: HashMap::new(),
@@ -134,7 +139,9 @@ impl Session {
             reader,
             writer,
         };
-        session.act(first);
+        if let Act::Disk(first) = first {
+            session.act(first);
+        }
         Ok(session)
     }
 
@@ -144,7 +151,7 @@ impl Session {
     /// When the target refuses or is lost, the disk cannot be read, a mark cannot be stored, or the operator stops it.
     pub async fn run(
         mut self,
-        store_mark: impl Fn([u8; 16], u64) -> Result<(), SourceError>,
+        store_mark: impl Fn(usize, [u8; 16], u64) -> Result<(), SourceError>,
         mut progress: impl FnMut(&Progress),
         mut stop: watch::Receiver<bool>,
     ) -> Result<Ended, SourceError> {
@@ -156,11 +163,11 @@ impl Session {
                     Some(Ok(incoming)) => Some(Event::Received(incoming.message)),
                     // What was done since the last tick counts as well: whether to try again is decided by it.
                     Some(Err(error)) => {
-                        progress(self.core.progress());
+                        progress(&self.core.progress());
                         return Err(self.lost(error));
                     }
                     None => {
-                        progress(self.core.progress());
+                        progress(&self.core.progress());
                         return Err(self.lost(PumpError::Closed { inside_frame: false }));
                     }
                 },
@@ -169,27 +176,31 @@ impl Session {
                     None => None,
                 },
                 _ = tick.tick() => {
-                    progress(self.core.progress());
+                    progress(&self.core.progress());
                     None
                 },
                 _ = stop.wait_for(|stop| *stop) => return Err(self.interrupted()),
             };
             let Some(event) = event else { continue };
-            for action in self.core.handle(event) {
-                match action {
-                    Action::StoreMark { seeding_id, durable } => store_mark(seeding_id, durable)?,
-                    Action::Send(Message::SeedingEnd(end)) => {
-                        // Before the target notes that the copy is complete: a copy of something that changed is not.
-                        self.image.check_unchanged()?;
-                        self.act(Action::Send(Message::SeedingEnd(end)));
+            for act in self.core.handle(event) {
+                if ends_comparing(&act) {
+                    // Before the target notes that the copy is complete: a copy of something that changed is not.
+                    for image in &self.images {
+                        image.check_unchanged()?;
                     }
-                    Action::Finished => {
-                        progress(self.core.progress());
-                        return Ok(self.finish().await);
+                }
+                match act {
+                    Act::Disk(Action::StoreMark { seeding_id, durable }) => {
+                        store_mark(self.core.disk(), seeding_id, durable)?;
                     }
-                    Action::Refused(refusal) => return Err(SourceError::Refused(refusal)),
-                    Action::Violation(text) => return Err(SourceError::Violation(text)),
-                    action => self.act(action),
+                    Act::Disk(action) => self.act(action),
+                    Act::End(end) => self.send(Message::EndEpoch(end), None),
+                    Act::Finished(durable) => {
+                        progress(&self.core.progress());
+                        return Ok(self.finish(durable).await);
+                    }
+                    Act::Refused(refusal) => return Err(SourceError::Refused(refusal)),
+                    Act::Violation(text) => return Err(SourceError::Violation(text)),
                 }
             }
         }
@@ -212,7 +223,7 @@ impl Session {
             Action::SubDigest { offset, blocks } => {
                 // A region that is a hole was not kept.
                 let buffer = self.kept.get(&offset).cloned();
-                let len = region_len(offset, self.image.device.size());
+                let len = region_len(offset, self.image().device.size());
                 let len = usize::try_from(len).expect("a region is 1 MiB at most");
                 self.submit(move || {
                     let sub_blocks = match &buffer {
@@ -275,7 +286,7 @@ impl Session {
                 return;
             };
             self.waiting.pop_front();
-            let device = Arc::clone(&self.image.device);
+            let device = Arc::clone(&self.image().device);
             self.submit(move || match region::read(&device, offset, &mut buffer) {
                 Ok(Content::Read) => {
                     let blocks = digest::blocks_with_zeros(&buffer);
@@ -293,6 +304,11 @@ impl Session {
                 Err(error) => Answer::Failed(error),
             });
         }
+    }
+
+    /// The disk that is gone over.
+    fn image(&self) -> &Image {
+        &self.images[self.core.disk()]
     }
 
     fn submit(&self, job: impl FnOnce() -> Answer + Send + 'static) {
@@ -325,7 +341,7 @@ impl Session {
     }
 
     /// Lets the last frames leave and gives back what was found.
-    async fn finish(self) -> Ended {
+    async fn finish(self, durable: Option<EpochDurable>) -> Ended {
         let Self {
             core,
             outgoing,
@@ -339,7 +355,9 @@ impl Session {
         reader.abort();
         Ended {
             scsi_id: core.scsi_id().to_owned(),
-            differences: core.differences().clone(),
+            differences: core.differences(),
+            durable,
+            store_id: core.store_id(),
         }
     }
 }

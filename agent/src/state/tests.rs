@@ -152,3 +152,17 @@ fn old_jobs_make_room_for_new_ones() {
     );
     assert_eq!(state.job(first.id).unwrap(), None);
 }
+
+/// An agent was killed between the two steps of adding a job, and no agent could open the state any more.
+#[test]
+fn a_job_without_its_document_does_not_keep_the_state_shut() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(State::open(folder.path()).unwrap());
+    let connection = Connection::open(folder.path().join("state.db")).unwrap();
+    connection
+        .execute("INSERT INTO job (document) VALUES ('{}')", [])
+        .unwrap();
+    drop(connection);
+    let state = State::open(folder.path()).unwrap();
+    assert_eq!(state.jobs().unwrap(), []);
+}

@@ -13,7 +13,7 @@ use axum::http::{Method, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{delete, get, post};
 use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_stream::wrappers::BroadcastStream;
@@ -27,7 +27,7 @@ use super::model::{
     SCHEMA, StatusDoc,
 };
 use super::pairing::{Pairing, PairingError, state_code};
-use super::{metrics, view};
+use super::{machines, metrics, view};
 use crate::cli::disks::DisksDocument;
 use crate::config::Config;
 use crate::disks::inventory::{InventoryError, gather};
@@ -47,7 +47,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// What the routes know.
 pub struct Service {
-    target: Target,
+    pub(super) target: Target,
     config: Arc<Config>,
     pairing: Pairing,
     host: String,
@@ -88,6 +88,22 @@ type Shared = State<Arc<Service>>;
         remove_pair,
         jobs,
         job,
+        machines::retention,
+        machines::init_retention,
+        machines::machines,
+        machines::points,
+        machines::pin_point,
+        machines::delete_point,
+        machines::add_export,
+        machines::exports,
+        machines::remove_export,
+        machines::roll,
+        machines::failover,
+        machines::commit,
+        machines::cancel,
+        machines::undo,
+        machines::settings,
+        machines::reset,
         events,
         metrics_text,
         openapi_json
@@ -111,9 +127,29 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/disks", get(disks))
         .route("/v1/pairs", get(pairs).post(add_pair))
-        .route("/v1/pairs/{machine}/{disk}", axum::routing::delete(remove_pair))
+        .route("/v1/pairs/{machine}/{disk}", delete(remove_pair))
         .route("/v1/jobs", get(jobs))
         .route("/v1/jobs/{id}", get(job))
+        .route(
+            "/v1/retention",
+            get(machines::retention).post(machines::init_retention),
+        )
+        .route("/v1/machines", get(machines::machines))
+        .route("/v1/machines/{machine}/points", get(machines::points))
+        .route(
+            "/v1/machines/{machine}/points/{point}",
+            post(machines::pin_point).delete(machines::delete_point),
+        )
+        .route("/v1/machines/{machine}/exports", post(machines::add_export))
+        .route("/v1/exports", get(machines::exports))
+        .route("/v1/exports/{id}", delete(machines::remove_export))
+        .route("/v1/machines/{machine}/roll", post(machines::roll))
+        .route("/v1/machines/{machine}/failover", post(machines::failover))
+        .route("/v1/machines/{machine}/commit", post(machines::commit))
+        .route("/v1/machines/{machine}/cancel", post(machines::cancel))
+        .route("/v1/machines/{machine}/undo", post(machines::undo))
+        .route("/v1/machines/{machine}/settings", post(machines::settings))
+        .route("/v1/machines/{machine}/reset", post(machines::reset))
         .route("/v1/events", get(events))
         .route("/v1/openapi.json", get(openapi_json))
         .route("/metrics", get(metrics_text))
@@ -157,6 +193,15 @@ impl ApiError {
             hint: error.hint(),
             exit_code: error.exit_code(),
         }
+    }
+
+    pub(super) fn of_machine(code: &'static str, error: &dyn Explain) -> Self {
+        let status = match error.exit_code() {
+            ExitCode::Usage => StatusCode::BAD_REQUEST,
+            ExitCode::Refused | ExitCode::DiskMissing => StatusCode::CONFLICT,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::explained(status, code, error)
     }
 
     fn bad_request(message: impl Into<String>) -> Self {
@@ -210,7 +255,9 @@ impl From<PairingError> for ApiError {
 }
 
 /// Runs what waits for disks or the state where it may wait.
-async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, ApiError>
+pub(super) async fn blocking<T, E>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, ApiError>
 where
     T: Send + 'static,
     E: Into<ApiError> + Send + 'static,
@@ -455,7 +502,7 @@ async fn openapi_json() -> Response {
 }
 
 /// Reads a body within its limits and decodes it. Nesting is bounded by the decoder (128 levels).
-async fn read_json<T: serde::de::DeserializeOwned>(body: Body) -> Result<T, ApiError> {
+pub(super) async fn read_json<T: serde::de::DeserializeOwned>(body: Body) -> Result<T, ApiError> {
     let read = tokio::time::timeout(BODY_TIME_MAX, to_bytes(body, BODY_BYTES_MAX)).await;
     let bytes = match read {
         Err(_) => {

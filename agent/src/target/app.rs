@@ -19,6 +19,10 @@ use crate::disks::inventory::DiskScope;
 use crate::disks::watch::{Watch, WatchTimes};
 use crate::error::{CliError, ExitCode};
 use crate::hub::{Alarm, Hub, Severity};
+use crate::machines::exports::Exports;
+use crate::machines::failover::Failovers;
+use crate::machines::jobs::Jobs;
+use crate::machines::registry::Machines;
 use crate::state::State;
 
 /// Raised while the disk of a pair is not attached, or attached twice.
@@ -26,6 +30,9 @@ pub const ALARM_DISK: &str = "pair-disk-missing";
 
 /// Wait after a look at the disks that failed.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// How often the machines are looked after.
+const KEEP_HOUSE: Duration = Duration::from_secs(5);
 
 /// What a target needs to know.
 #[derive(Debug, Clone)]
@@ -36,6 +43,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// What the configuration says of disks.
     pub disks: DiskScope,
+    /// Folder of the retention volume; none where no points are kept.
+    pub retention: Option<PathBuf>,
 }
 
 /// A target that is up: its parts, for the local socket.
@@ -47,6 +56,27 @@ pub struct Target {
     pub pairs: PairsInUse,
     /// What the configuration says of disks.
     pub disks: DiskScope,
+    /// The machines that are open.
+    pub machines: Machines,
+    /// The hand on failovers and rolls.
+    pub failovers: Failovers,
+    /// Points that are exported.
+    pub exports: Exports,
+}
+
+impl Target {
+    /// The parts of a target with these settings; no machine is open.
+    pub fn new(hub: Hub, settings: &Settings) -> Self {
+        let machines = Machines::new(hub.clone(), settings.disks.clone(), settings.retention.clone());
+        Self {
+            hub,
+            pairs: PairsInUse::default(),
+            disks: settings.disks.clone(),
+            failovers: Failovers::new(machines.clone(), Jobs::default()),
+            exports: Exports::new(settings.state_dir.join("exports")),
+            machines,
+        }
+    }
 }
 
 /// Runs a target until `stop` becomes true. `serve_socket` is given the target once it is up, and runs beside it.
@@ -75,16 +105,14 @@ where
             .with_hint("run as root, with /sys and /proc mounted")
         })?;
     take_inventory(&hub, watched.inventory(), &InventoryDiff::default());
-    let target = Target {
-        hub: hub.clone(),
-        pairs: PairsInUse::default(),
-        disks: settings.disks.clone(),
-    };
+    let target = Target::new(hub.clone(), settings);
+    let machines = target.machines.clone();
     let (hot_plug, hot_plugged) = watch::channel(0);
     let opener = Opener {
         hub: hub.clone(),
         pairs: target.pairs.clone(),
         disks: settings.disks.clone(),
+        machines: machines.clone(),
     };
     if !settings.disks.lab.is_empty() {
         tracing::warn!(
@@ -96,6 +124,10 @@ where
         "target listens on {}, on loopback only: connections are neither encrypted nor authenticated yet",
         settings.listen
     );
+    let failovers = target.failovers.clone();
+    // Opening a store reads it; nobody has to wait for that who only asks for status.
+    tokio::task::spawn_blocking(move || failovers.resume_all());
+    tokio::spawn(keep_house(machines, stop.clone()));
     let service = serve(listener, opener, hot_plugged, stop.clone());
     let socket = serve_socket(target, stop);
     let follow = follow_disks(watched, hub, hot_plug);
@@ -110,6 +142,24 @@ where
                 socket_ended = true;
             }
             () = &mut follow => {}
+        }
+    }
+}
+
+/// Looks after the open machines every few seconds: half epochs whose source is gone, and the room of the retention volume.
+async fn keep_house(machines: Machines, mut stop: watch::Receiver<bool>) {
+    let mut tick = tokio::time::interval(KEEP_HOUSE);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        let machines = machines.clone();
+        let done =
+            tokio::task::spawn_blocking(move || crate::machines::house::keep(&machines, Timestamp::now()))
+                .await;
+        if let Err(error) = done {
+            tracing::error!("looking after the machines ended by a fault of ours: {error}");
         }
     }
 }

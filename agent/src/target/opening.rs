@@ -13,6 +13,7 @@ use crate::disks::inventory::DiskScope;
 use crate::disks::open::{OpenDisk, OpenError, open_paired};
 use crate::error::{ExitCode, Explain};
 use crate::hub::Hub;
+use crate::machines::registry::Machines;
 use crate::model::{Pair, PairName};
 use crate::state::StateError;
 
@@ -25,6 +26,8 @@ pub struct Opener {
     pub pairs: PairsInUse,
     /// What the configuration says of disks.
     pub disks: DiskScope,
+    /// The machines that are open.
+    pub machines: Machines,
 }
 
 /// The open disk of a pair, and the claim to be its only session. Work that is still queued when a session ends holds
@@ -32,8 +35,15 @@ pub struct Opener {
 #[derive(Debug)]
 pub struct HeldDisk {
     // Fields are dropped in this order: the disk is closed before the pair is free.
-    disk: OpenDisk,
+    disk: Arc<OpenDisk>,
     _hold: PairHold,
+}
+
+impl HeldDisk {
+    /// A disk, with the claim to its pair.
+    pub fn new(disk: Arc<OpenDisk>, hold: PairHold) -> Self {
+        Self { disk, _hold: hold }
+    }
 }
 
 impl Deref for HeldDisk {
@@ -109,13 +119,18 @@ pub fn open_pair(opener: &Opener, open: &OpenPair, peer: SocketAddr) -> Result<O
         logical_block_size: pair.logical_block_size,
         may_overwrite: pair.adopted || pair.overwrite,
     };
-    let disk = open_paired(&paired, &opener.disks, purpose).map_err(|error| gate_refusal(&name, &error))?;
+    let disk = match held_by_machine(opener, &name, open.mode)? {
+        Some(disk) => disk,
+        None => Arc::new(
+            open_paired(&paired, &opener.disks, purpose).map_err(|error| gate_refusal(&name, &error))?,
+        ),
+    };
     let (seeding_id, start) = match open.mode {
         // A disk of an epoch is opened with its machine, never alone.
         Mode::Verify | Mode::Epoch => ([0; 16], 0),
         Mode::Seed => begin_or_resume(opener, &pair, open, &disk)?,
     };
-    let disk = Arc::new(HeldDisk { disk, _hold: hold });
+    let disk = Arc::new(HeldDisk::new(disk, hold));
     Ok(OpenedPair {
         disk,
         mode: open.mode,
@@ -126,7 +141,53 @@ pub fn open_pair(opener: &Opener, open: &OpenPair, peer: SocketAddr) -> Result<O
     })
 }
 
-fn check_sizes(pair: &Pair, name: &PairName, open: &OpenPair) -> Result<(), Refusal> {
+/// A machine that keeps points holds its disks itself. A verification is given the disk, once it is at the newest epoch; a
+/// seeding would write past the points, and is refused.
+fn held_by_machine(opener: &Opener, name: &PairName, mode: Mode) -> Result<Option<Arc<OpenDisk>>, Refusal> {
+    let record = opener
+        .hub
+        .state()
+        .machine(&name.machine)
+        .map_err(|error| internal(&error))?;
+    if !record.failover.takes_epochs() {
+        return Err(failover_under_way(&name.machine, record.failover));
+    }
+    if record.store.is_some() && mode == Mode::Seed {
+        return Err(Refusal {
+            code: ErrorCode::DiskRefused,
+            text: format!(
+                "machine {} keeps recovery points; seeding {name} would write past them, and nothing was written",
+                name.machine
+            ),
+            hint: format!(
+                "send an epoch: mt-agent source send --machine {} --disk {}=PATH, with all of its disks",
+                name.machine, name.disk
+            ),
+        });
+    }
+    let Some(machine) = opener.machines.get(&name.machine) else {
+        return Ok(None);
+    };
+    if mode == Mode::Seed {
+        // Without points nothing is kept that a seeding could spoil.
+        opener.machines.close(&name.machine);
+        return Ok(None);
+    }
+    machine.wait_applied().map_err(|error| error.refusal())?;
+    let disk = machine.disks.iter().find(|disk| disk.name == name.disk);
+    Ok(disk.map(|disk| Arc::clone(&disk.disk)))
+}
+
+/// What a source is told whose machine is being failed over.
+pub fn failover_under_way(machine: &str, state: crate::failover::table::State) -> Refusal {
+    Refusal {
+        code: ErrorCode::FailoverUnderWay,
+        text: format!("machine {machine} is {state}: nothing of its source is taken"),
+        hint: "\"mt-agent cancel\" on the target goes back to replication".to_owned(),
+    }
+}
+
+pub(super) fn check_sizes(pair: &Pair, name: &PairName, open: &OpenPair) -> Result<(), Refusal> {
     let mismatch = |text: String, hint: &str| Refusal {
         code: ErrorCode::DiskMismatch,
         text,
@@ -231,7 +292,7 @@ fn gate_refusal(name: &PairName, error: &OpenError) -> Refusal {
     }
 }
 
-fn internal(error: &StateError) -> Refusal {
+pub(super) fn internal(error: &StateError) -> Refusal {
     Refusal {
         code: ErrorCode::Internal,
         text: format!("the target's state cannot be used: {error}"),

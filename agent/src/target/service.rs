@@ -144,11 +144,14 @@ async fn converse(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, "cannot set TCP_NODELAY: {error}");
     }
-    if let Err(error) = welcome(&mut stream, refuse).await {
-        tracing::warn!(%peer, "no session: {error}");
-        return;
-    }
-    match Session::start(stream, peer, opener) {
+    let version = match welcome(&mut stream, refuse).await {
+        Ok((_, version)) => version,
+        Err(error) => {
+            tracing::warn!(%peer, "no session: {error}");
+            return;
+        }
+    };
+    match Session::start(stream, peer, version, opener) {
         Ok(session) => session.run(hot_plug, stop).await,
         Err(error) => tracing::error!(%peer, "no session: {error}"),
     }

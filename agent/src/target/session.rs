@@ -9,17 +9,19 @@ use std::time::Duration;
 use jiff::Timestamp;
 use mt_blockdev::device::DeviceError;
 use mt_wire::limits::HELLO_SIZE;
-use mt_wire::{Digest, ErrorCode, Extent, Message, OpenPair, Range, Refusal};
+use mt_wire::{Digest, ErrorCode, Extent, Message, Mode, OpenPair, Range, Refusal};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use super::machine_session::{MachineReport, MachineSession};
 use super::opening::{HeldDisk, OpenedPair, Opener, open_pair};
 use super::report::SessionReport;
 use crate::disks::gate;
 use crate::disks::open::OpenDisk;
+use crate::epochs::target as epochs;
 use crate::error::Explain;
 use crate::hub::Hub;
 use crate::io::buffers::{BufferPool, PooledBuf};
@@ -28,7 +30,7 @@ use crate::io::region::{self, Content};
 use crate::net::pump::{Incoming, Outgoing, PumpError, WireBytes, read_frames, write_frames};
 use crate::seeding::digest;
 use crate::seeding::region_len;
-use crate::seeding::target::{Action, Event, Opened, Outcome, TargetSession};
+use crate::seeding::target::{Action, Event, Opened, Outcome};
 
 /// Threads of a session that may block on its disk. Two keep the cores busy with hashing while the others wait for the disk; six
 /// were a fifth faster than three with two cores and one virtual disk.
@@ -48,24 +50,29 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_secs(5);
 
 /// What disk threads answer.
-#[derive(Debug)]
-enum Answer {
+pub(super) enum Answer {
     Opened(Result<Box<OpenedPair>, Refusal>),
+    MachineOpened(Result<Box<MachineSession>, Refusal>),
     Region {
         offset: u64,
         buffer: Option<PooledBuf>,
         blocks: Vec<Option<Digest>>,
     },
     Event(Event<PooledBuf>),
+    Epoch(epochs::Event<PooledBuf>),
 }
 
 /// One connection from a source.
 pub struct Session {
-    core: TargetSession,
-    hub: Hub,
-    opener: Opener,
-    peer: SocketAddr,
+    core: epochs::Session,
+    /// Protocol version of the connection.
+    version: u16,
+    pub(super) hub: Hub,
+    pub(super) opener: Opener,
+    pub(super) peer: SocketAddr,
     pair: Option<Box<OpenedPair>>,
+    pub(super) machine: Option<Box<MachineSession>>,
+    pub(super) machine_report: Option<MachineReport>,
     report: Option<SessionReport>,
     threads: DiskThreads,
     regions: BufferPool,
@@ -85,7 +92,12 @@ impl Session {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(stream: TcpStream, peer: SocketAddr, opener: Opener) -> Result<Self, SpawnError> {
+    pub fn start(
+        stream: TcpStream,
+        peer: SocketAddr,
+        version: u16,
+        opener: Opener,
+    ) -> Result<Self, SpawnError> {
         let threads = DiskThreads::start("target-disk", THREADS)?;
         let (answer_to, answers) = unbounded_channel();
         let (frame_to, frames) = channel(64);
@@ -104,11 +116,14 @@ impl Session {
             || {},
         ));
         Ok(Self {
-            core: TargetSession::new(),
+            core: epochs::Session::new(),
+            version,
             hub: opener.hub.clone(),
             opener,
             peer,
             pair: None,
+            machine: None,
+            machine_report: None,
             report: None,
             threads,
             regions: BufferPool::new(usize::from(REGION_WINDOW)),
@@ -133,20 +148,26 @@ impl Session {
         let outcome = loop {
             let event = tokio::select! {
                 frame = self.frames.recv() => match frame {
-                    Some(Ok(Incoming { message, payload })) => Some(Event::Received { message, payload }),
+                    Some(Ok(Incoming { message, payload })) => {
+                        if let Some(refusal) = self.too_new(&message) {
+                            Some(Event::Failed(refusal).into())
+                        } else {
+                            Some(Event::Received { message, payload }.into())
+                        }
+                    }
                     Some(Err(error)) => break self.source_gone(&error),
                     None => break self.source_gone(&PumpError::Closed { inside_frame: false }),
                 },
                 Some(answer) = self.answers.recv() => self.answered(answer),
                 _ = sync.tick() => {
                     self.tell_progress();
-                    Some(Event::Tick)
+                    Some(Event::Tick.into())
                 }
                 Ok(()) = hot_plug.changed() => {
                     self.recheck();
                     None
                 }
-                Ok(_) = stop.wait_for(|stop| *stop) => Some(Event::Failed(shutting_down())),
+                Ok(_) = stop.wait_for(|stop| *stop) => Some(Event::Failed(shutting_down()).into()),
             };
             let Some(event) = event else { continue };
             if let Some(outcome) = self.handle(event) {
@@ -156,9 +177,43 @@ impl Session {
         self.end(outcome).await;
     }
 
-    fn handle(&mut self, event: Event<PooledBuf>) -> Option<Outcome> {
-        for action in self.core.handle(event) {
+    fn handle(&mut self, event: epochs::Event<PooledBuf>) -> Option<Outcome> {
+        let actions = self.core.handle(event);
+        if let (Some(settled), Some(machine)) = (self.core.disk_settled(), &self.machine) {
+            machine.machine.note_settled(self.core.disk(), settled);
+        }
+        for action in actions {
+            let action = match action {
+                epochs::Action::Disk(action) => action,
+                action => {
+                    self.act_on_machine(action);
+                    continue;
+                }
+            };
+            let disk = self.core.disk();
             match action {
+                Action::Open(open) if open.mode == Mode::Epoch => self.open_disk_of_epoch(disk, &open),
+                Action::Write {
+                    region,
+                    extents,
+                    payload,
+                } if self.machine.is_some() => {
+                    self.on_machine(move |machine, session| {
+                        check_digests(&extents, &payload)?;
+                        machine
+                            .write(session, disk, &extents, &payload)
+                            .map_err(|error| error.refusal())?;
+                        Ok(Event::Written { region }.into())
+                    });
+                }
+                Action::Zero { region, ranges } if self.machine.is_some() => {
+                    self.on_machine(move |machine, session| {
+                        machine
+                            .zero(session, disk, &ranges)
+                            .map_err(|error| error.refusal())?;
+                        Ok(Event::Written { region }.into())
+                    });
+                }
                 Action::End(outcome) => return Some(outcome),
                 Action::Open(open) => self.open(open),
                 Action::Send(message) => {
@@ -203,9 +258,13 @@ impl Session {
         None
     }
 
-    fn answered(&mut self, answer: Answer) -> Option<Event<PooledBuf>> {
+    fn answered(&mut self, answer: Answer) -> Option<epochs::Event<PooledBuf>> {
         match answer {
-            Answer::Opened(Err(refusal)) => Some(Event::Failed(refusal)),
+            Answer::Opened(Err(refusal)) | Answer::MachineOpened(Err(refusal)) => {
+                Some(Event::Failed(refusal).into())
+            }
+            Answer::MachineOpened(Ok(machine)) => Some(self.machine_opened(machine)),
+            Answer::Epoch(event) => Some(event),
             Answer::Opened(Ok(pair)) => {
                 self.report = Some(SessionReport::begin(
                     &self.hub,
@@ -221,7 +280,7 @@ impl Session {
                     scsi_id: pair.pair.scsi_id.to_string(),
                 };
                 self.pair = Some(pair);
-                Some(Event::Opened(opened))
+                Some(Event::Opened(opened).into())
             }
             Answer::Region {
                 offset,
@@ -231,9 +290,9 @@ impl Session {
                 if let Some(buffer) = buffer {
                     self.kept.insert(offset, Arc::new(buffer));
                 }
-                Some(Event::RegionRead { offset, blocks })
+                Some(Event::RegionRead { offset, blocks }.into())
             }
-            Answer::Event(event) => Some(event),
+            Answer::Event(event) => Some(event.into()),
         }
     }
 
@@ -273,7 +332,7 @@ impl Session {
     fn sub_digest(&mut self, offset: u64, blocks: u16) {
         // A region that is a hole was not kept; the source has no reason to ask for it, and gets the truth if it does.
         let buffer = self.kept.get(&offset).cloned();
-        let len = region_len(offset, self.core.progress().size);
+        let len = region_len(offset, self.core.disk_size());
         let len = usize::try_from(len).expect("a region is 1 MiB at most");
         self.submit(move || {
             let sub_blocks = match &buffer {
@@ -322,8 +381,26 @@ impl Session {
         });
     }
 
+    /// The disk that is gone over, and with it the claim to write it.
     fn disk(&self) -> Option<Arc<HeldDisk>> {
-        self.pair.as_ref().map(|pair| Arc::clone(&pair.disk))
+        match &self.machine {
+            Some(machine) => machine.disks.get(self.core.disk()).cloned(),
+            None => self.pair.as_ref().map(|pair| Arc::clone(&pair.disk)),
+        }
+    }
+
+    /// Version 1 knows no epochs: what comes from one is a fault of the peer.
+    fn too_new(&self, message: &Message) -> Option<Refusal> {
+        let of_epochs = (64..96).contains(&message.kind());
+        (of_epochs && self.version < 2).then(|| Refusal {
+            code: ErrorCode::ProtocolViolation,
+            text: format!(
+                "{} may not come in version {} of the protocol",
+                message.name(),
+                self.version
+            ),
+            hint: "this is a fault of the sending agent; update it, or report this message".to_owned(),
+        })
     }
 
     fn on_disk(&self, work: impl FnOnce(&OpenDisk) -> Result<Event<PooledBuf>, Refusal> + Send + 'static) {
@@ -344,7 +421,7 @@ impl Session {
         }
     }
 
-    fn submit(&self, job: impl FnOnce() -> Answer + Send + 'static) {
+    pub(super) fn submit(&self, job: impl FnOnce() -> Answer + Send + 'static) {
         let panicked = || {
             Answer::Event(Event::Failed(Refusal {
                 code: ErrorCode::Internal,
@@ -378,16 +455,21 @@ impl Session {
     }
 
     fn tell_progress(&mut self) {
+        let on_wire = self.wire.sent.load(Ordering::Relaxed) + self.wire.received.load(Ordering::Relaxed);
+        if let Some(report) = &mut self.machine_report {
+            report.progress(&self.hub, self.core.progress(), on_wire, Timestamp::now());
+        }
         if let Some(report) = &mut self.report {
-            let on_wire = self.wire.sent.load(Ordering::Relaxed) + self.wire.received.load(Ordering::Relaxed);
             report.progress(&self.hub, self.core.progress(), on_wire, Timestamp::now());
         }
     }
 
     async fn end(mut self, outcome: Outcome) {
         self.tell_progress();
+        self.machine_over(&outcome);
         match (self.report.take(), &outcome) {
             (Some(report), _) => report.end(&self.hub, &outcome, Timestamp::now()),
+            _ if self.machine_report.is_some() => {}
             (None, Outcome::Failed(refusal)) => {
                 tracing::warn!(peer = %self.peer, code = refusal.code.word(), "{}", refusal.text);
             }
@@ -398,12 +480,13 @@ impl Session {
             outgoing,
             mut writer,
             pair,
+            machine,
             threads,
             kept,
             ..
         } = self;
         // The disk first: a source that begins again at once should find its pair free.
-        drop((pair, threads, kept));
+        drop((pair, machine, threads, kept));
         drop(outgoing);
         if timeout(LINGER, &mut writer).await.is_err() {
             writer.abort();
@@ -411,8 +494,8 @@ impl Session {
     }
 }
 
-/// Checks a payload and writes it, neighbours in one call.
-fn write(disk: &OpenDisk, extents: &[Extent], payload: &[u8]) -> Result<(), Refusal> {
+/// Checks a payload against the digests made when the source read it.
+pub(super) fn check_digests(extents: &[Extent], payload: &[u8]) -> Result<(), Refusal> {
     digest::check_payload(extents, payload).map_err(|extent| Refusal {
         code: ErrorCode::DigestMismatch,
         text: format!(
@@ -420,7 +503,12 @@ fn write(disk: &OpenDisk, extents: &[Extent], payload: &[u8]) -> Result<(), Refu
             extent.len, extent.offset
         ),
         hint: "run the same command on the source again; if it happens again, check the memory of both machines".to_owned(),
-    })?;
+    })
+}
+
+/// Checks a payload and writes it, neighbours in one call.
+fn write(disk: &OpenDisk, extents: &[Extent], payload: &[u8]) -> Result<(), Refusal> {
+    check_digests(extents, payload)?;
     let mut rest = payload;
     let mut extents = extents.iter().peekable();
     while let Some(first) = extents.next() {

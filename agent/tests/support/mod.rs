@@ -18,8 +18,7 @@ use mt_agent::error::CliError;
 use mt_agent::hub::{Alarm, Hub, Severity};
 use mt_agent::state::State;
 use mt_agent::status::server::serve;
-use mt_agent::target::app::Target;
-use mt_agent::target::registry::PairsInUse;
+use mt_agent::target::app::{Settings, Target};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -82,11 +81,13 @@ impl Served {
             ..Config::default()
         });
         let state = State::open(&config.state_dir).expect("a new state opens");
-        let target = Target {
-            hub: Hub::new(state, Timestamp::now()),
-            pairs: PairsInUse::default(),
+        let settings = Settings {
+            state_dir: config.state_dir.clone(),
+            listen: config.listen,
             disks: DiskScope::new(&config.lab_disks, &[]),
+            retention: None,
         };
+        let target = Target::new(Hub::new(state, Timestamp::now()), &settings);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()

@@ -1,0 +1,306 @@
+//! `mt-agent roll`, `failover`, `commit`, `cancel`, `undo`: bringing a machine's disks to a point, and every way back.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::output::{ServiceArgs, percent, print, print_json};
+use super::screen::clean;
+use crate::error::{CliError, ExitCode};
+use crate::model::{Job, JobState};
+use crate::source::report::size_text;
+use crate::status::client::{Client, escape};
+use crate::status::machines::{ActDoc, MachinesDoc, PointsDoc};
+use crate::status::model::JobDoc;
+
+/// How often a job is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Arguments of `roll` and `failover`.
+#[derive(Debug, Clone, Args)]
+pub struct ToArgs {
+    /// Name of the machine, or of a group of machines
+    #[arg(value_name = "MACHINE")]
+    pub machine: String,
+    /// Number, name or time of a point; latest; before-failback
+    #[arg(long, value_name = "POINT")]
+    pub to: String,
+    /// Return as soon as the job has begun
+    #[arg(long)]
+    pub no_wait: bool,
+    /// Where the service is, and who reads the answer.
+    #[command(flatten)]
+    pub service: ServiceArgs,
+}
+
+/// Arguments of `commit`.
+#[derive(Debug, Clone, Args)]
+pub struct CommitArgs {
+    /// Name of the machine, or of a group of machines
+    #[arg(value_name = "MACHINE")]
+    pub machine: String,
+    /// For how long it can be undone, such as 72h or 7d
+    #[arg(long, value_name = "TIME", default_value = "72h", value_parser = span)]
+    pub keep_undo: u64,
+    /// Where the service is, and who reads the answer.
+    #[command(flatten)]
+    pub service: ServiceArgs,
+}
+
+/// Arguments of `cancel` and `undo`.
+#[derive(Debug, Clone, Args)]
+pub struct BackArgs {
+    /// Name of the machine, or of a group of machines
+    #[arg(value_name = "MACHINE")]
+    pub machine: String,
+    /// Return as soon as the job has begun
+    #[arg(long)]
+    pub no_wait: bool,
+    /// Where the service is, and who reads the answer.
+    #[command(flatten)]
+    pub service: ServiceArgs,
+}
+
+/// A time span in seconds: a whole number with s, min, h or d.
+pub fn span(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|character: char| character.is_ascii_alphabetic());
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "expected a whole number with a unit, such as 72h".to_owned())?;
+    let unit = match &text[digits.len()..] {
+        "s" => 1,
+        "min" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        unit => return Err(format!("unknown unit \"{unit}\"; use s, min, h or d")),
+    };
+    number
+        .checked_mul(unit)
+        .ok_or_else(|| "that is too long".to_owned())
+}
+
+/// Brings the disks of a machine to a point.
+///
+/// # Errors
+/// When the agent cannot be reached or refuses, or the job fails.
+pub async fn roll(args: &ToArgs) -> Result<ExitCode, CliError> {
+    act(
+        &args.service,
+        &args.machine,
+        "roll",
+        json!({ "to": args.to }),
+        !args.no_wait,
+    )
+    .await
+}
+
+/// Fails a machine, or every machine of a group, over.
+///
+/// # Errors
+/// When the agent cannot be reached or refuses, or a job fails.
+pub async fn failover(args: &ToArgs) -> Result<ExitCode, CliError> {
+    let client = args.service.client();
+    let members = members(&client, &args.machine).await?;
+    let to = match members.as_slice() {
+        [_] => args.to.clone(),
+        _ => common_point(&client, &args.machine, &members, &args.to).await?,
+    };
+    for machine in &members {
+        let request = json!({ "to": to });
+        act(&args.service, machine, "failover", request, !args.no_wait).await?;
+    }
+    Ok(ExitCode::Done)
+}
+
+/// Makes a failover final.
+///
+/// # Errors
+/// When the agent cannot be reached or refuses.
+pub async fn commit(args: &CommitArgs) -> Result<ExitCode, CliError> {
+    for machine in members(&args.service.client(), &args.machine).await? {
+        let request = json!({ "keep_undo": args.keep_undo });
+        act(&args.service, &machine, "commit", request, true).await?;
+    }
+    Ok(ExitCode::Done)
+}
+
+/// Takes a failover back, and goes on replicating.
+///
+/// # Errors
+/// When the agent cannot be reached or refuses, or a job fails.
+pub async fn cancel(args: &BackArgs) -> Result<ExitCode, CliError> {
+    for machine in members(&args.service.client(), &args.machine).await? {
+        act(&args.service, &machine, "cancel", json!({}), !args.no_wait).await?;
+    }
+    Ok(ExitCode::Done)
+}
+
+/// Puts the disks back as they were before failback.
+///
+/// # Errors
+/// When the agent cannot be reached or refuses, or a job fails.
+pub async fn undo(args: &BackArgs) -> Result<ExitCode, CliError> {
+    for machine in members(&args.service.client(), &args.machine).await? {
+        act(&args.service, &machine, "undo", json!({}), !args.no_wait).await?;
+    }
+    Ok(ExitCode::Done)
+}
+
+/// The machines of a group; a machine is a group of its own.
+async fn members(client: &Client, name: &str) -> Result<Vec<String>, CliError> {
+    let document: MachinesDoc = client.decode(client.get("/v1/machines").await?)?;
+    if document.machines.iter().any(|machine| machine.machine == name) {
+        return Ok(vec![name.to_owned()]);
+    }
+    let members: Vec<String> = document
+        .machines
+        .into_iter()
+        .filter(|machine| machine.group.as_deref() == Some(name))
+        .map(|machine| machine.machine)
+        .collect();
+    if members.is_empty() {
+        // The agent says it in its own words.
+        return Ok(vec![name.to_owned()]);
+    }
+    Ok(members)
+}
+
+/// The newest point that every machine of a group has under one name, or the one that is asked for. A group point exists only
+/// where every machine offers it and can reach it.
+async fn common_point(
+    client: &Client,
+    group: &str,
+    members: &[String],
+    to: &str,
+) -> Result<String, CliError> {
+    if to == "before-failback" {
+        return Ok(to.to_owned());
+    }
+    let mut common: Option<Vec<String>> = None;
+    for machine in members {
+        let path = format!("/v1/machines/{}/points", escape(machine));
+        let document: PointsDoc = client.decode(client.get(&path).await?)?;
+        let names: Vec<String> = document
+            .points
+            .into_iter()
+            .rev()
+            .filter(|point| point.damaged.is_none() && point.origin == "source" && !point.name.is_empty())
+            .map(|point| point.name)
+            .collect();
+        common = Some(match common {
+            None => names,
+            Some(common) => common.into_iter().filter(|name| names.contains(name)).collect(),
+        });
+    }
+    let common = common.unwrap_or_default();
+    let found = match to {
+        "latest" => common.first(),
+        name => common.iter().find(|common| *common == name),
+    };
+    found.cloned().ok_or_else(|| {
+        CliError::new(
+            ExitCode::Usage,
+            format!(
+                "group {} has no point \"{}\" that all of its {} machines can reach",
+                clean(group),
+                clean(to),
+                members.len()
+            ),
+        )
+        .with_hint("machines share a point when their epochs are sent with the same --point-name")
+    })
+}
+
+async fn act(
+    service: &ServiceArgs,
+    machine: &str,
+    verb: &str,
+    request: Value,
+    wait: bool,
+) -> Result<ExitCode, CliError> {
+    let client = service.client();
+    let answer = client
+        .post(&format!("/v1/machines/{}/{verb}", escape(machine)), &request)
+        .await?;
+    let document: ActDoc = client.decode(answer.clone())?;
+    let job = match (document.job, wait) {
+        (Some(job), true) => Some(follow(&client, job, service.json).await?),
+        (job, _) => job,
+    };
+    if service.json {
+        let mut answer = answer;
+        answer["job"] = serde_json::to_value(&job).unwrap_or(Value::Null);
+        print_json(&answer)?;
+    }
+    match job {
+        Some(job) if job.state == JobState::Failed => {
+            let text = job.error.unwrap_or_else(|| "the job failed".to_owned());
+            let error = CliError::new(ExitCode::PartlyDone, format!("machine {machine}: {verb}: {text}"));
+            Err(match job.hint {
+                Some(hint) => error.with_hint(hint),
+                None => error,
+            })
+        }
+        Some(job) if !service.json => {
+            let how = if job.state == JobState::Running {
+                "has begun"
+            } else {
+                "done"
+            };
+            print(&format!(
+                "{machine}: {verb} {how}, job {}, {} written\n",
+                job.id.0,
+                size_text(job.bytes_written)
+            ))?;
+            Ok(ExitCode::Done)
+        }
+        None if !service.json => {
+            let how = if document.already { "already" } else { "now" };
+            print(&format!("{machine} is {how} {}\n", document.failover))?;
+            Ok(ExitCode::Done)
+        }
+        _ => Ok(ExitCode::Done),
+    }
+}
+
+/// Follows a job to its end, and tells how it goes.
+async fn follow(client: &Client, mut job: Job, quiet: bool) -> Result<Job, CliError> {
+    let terminal = std::io::stderr().is_terminal() && !quiet;
+    while job.state == JobState::Running {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        let answer = client.get(&format!("/v1/jobs/{}", job.id.0)).await?;
+        job = client.decode::<JobDoc>(answer)?.job;
+        if terminal {
+            let _ = write!(
+                std::io::stderr(),
+                "\r{} {:>3} %, {} of {}  ",
+                job.kind.word(),
+                percent(job.bytes_done, job.bytes_total),
+                size_text(job.bytes_done),
+                size_text(job.bytes_total)
+            );
+        }
+    }
+    if terminal {
+        let _ = writeln!(std::io::stderr());
+    }
+    Ok(job)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::span;
+
+    #[test]
+    fn spans() {
+        assert_eq!(span("72h"), Ok(259_200));
+        assert_eq!(span("7d"), Ok(604_800));
+        assert_eq!(span("90min"), Ok(5400));
+        assert_eq!(span("0s"), Ok(0));
+        for bad in ["", "h", "72", "1.5h", "-1h", "1 h", "1w", "18446744073709551615d"] {
+            assert!(span(bad).is_err(), "{bad:?}");
+        }
+    }
+}

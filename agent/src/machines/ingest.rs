@@ -1,0 +1,318 @@
+//! What a session does with its machine: epochs come in.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use mt_retention::{Consistency, DiskIndex, EpochNumber, Offered, PointSpec, StoreError};
+use mt_wire::{EndEpoch, EpochBegun, EpochDurable, Extent, Range};
+
+use super::error::MachineError;
+use super::machine::{Machine, OpenEpoch};
+use super::points::make_room;
+
+/// How long an epoch whose session was lost is kept for its source to come back.
+const RESUME_TIME: Duration = Duration::from_secs(120);
+
+impl Machine {
+    /// Opens an epoch, or goes on with the one that is named. Before that every complete epoch is brought to the disks, so
+    /// that comparing with the disks is comparing with the newest epoch, and the lag never grows beyond one epoch.
+    ///
+    /// # Errors
+    /// When the machine is busy, has failed, or the store refuses.
+    pub fn begin_epoch(&self, session: u64, resume: [u8; 16]) -> Result<EpochBegun, MachineError> {
+        self.wait_applied()?;
+        let _pass = self.pass(session)?;
+        let mut inner = self.lock();
+        if let Some(busy) = inner.busy {
+            return Err(MachineError::refused(
+                "machine-busy",
+                format!("machine {} takes no epochs while {busy}", self.name),
+                "send it again when that is done, see \"mt-agent jobs list\" on the target",
+            ));
+        }
+        if let Some(epoch) = &mut inner.epoch {
+            if epoch.in_session {
+                return Err(MachineError::refused(
+                    "machine-busy",
+                    format!("an epoch of machine {} is being received already", self.name),
+                    "wait for the other source, or stop it; one that is gone is noticed after 30 s",
+                ));
+            }
+            if resume != [0; 16] && epoch.id == resume {
+                epoch.in_session = true;
+                epoch.lost = None;
+                return Ok(EpochBegun {
+                    epoch_id: epoch.id,
+                    epoch: epoch.number,
+                });
+            }
+            if let Some(store) = &mut inner.store {
+                store.abort_epoch();
+            }
+            inner.epoch = None;
+        }
+        let number = match &mut inner.store {
+            Some(store) => store.begin_epoch().map_err(|source| self.store_error(source))?.0,
+            None => inner.direct_epoch + 1,
+        };
+        let id = crate::random::id().map_err(|source| MachineError::Io {
+            attempted: "read random bytes for",
+            path: self.name.clone().into(),
+            source,
+        })?;
+        inner.epoch = Some(OpenEpoch {
+            id,
+            number,
+            settled: vec![0; self.disks.len()],
+            in_session: true,
+            lost: None,
+        });
+        Ok(EpochBegun {
+            epoch_id: id,
+            epoch: number,
+        })
+    }
+
+    /// Up to where a disk of the open epoch was received, bytes.
+    pub fn settled(&self, epoch_id: [u8; 16], disk: usize) -> u64 {
+        let inner = self.lock();
+        let epoch = inner.epoch.as_ref().filter(|epoch| epoch.id == epoch_id);
+        epoch
+            .and_then(|epoch| epoch.settled.get(disk).copied())
+            .unwrap_or(0)
+    }
+
+    /// Notes up to where a disk of the open epoch was received, bytes.
+    pub fn note_settled(&self, disk: usize, offset: u64) {
+        if let Some(place) = self
+            .lock()
+            .epoch
+            .as_mut()
+            .and_then(|epoch| epoch.settled.get_mut(disk))
+        {
+            *place = offset;
+        }
+    }
+
+    /// Adds extents to the open epoch; their content was checked against their digests.
+    ///
+    /// # Errors
+    /// When the session is fenced, or the store or the disk fails.
+    pub fn write(
+        &self,
+        session: u64,
+        disk: usize,
+        extents: &[Extent],
+        payload: &[u8],
+    ) -> Result<(), MachineError> {
+        let _pass = self.pass(session)?;
+        let mut rest = payload;
+        for extent in extents {
+            let (content, behind) = rest.split_at(extent.len as usize);
+            rest = behind;
+            self.put(disk, |store, index| {
+                store.write(index, extent.offset, content, extent.digest)
+            })?
+            .map_or(Ok(()), |device| {
+                device
+                    .write(extent.offset, content)
+                    .map_err(|source| self.disk_error("writing", disk, extent.offset, source))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Adds ranges of zeros to the open epoch.
+    ///
+    /// # Errors
+    /// When the session is fenced, or the store or the disk fails.
+    pub fn zero(&self, session: u64, disk: usize, ranges: &[Range]) -> Result<(), MachineError> {
+        let _pass = self.pass(session)?;
+        for range in ranges {
+            self.put(disk, |store, index| store.zero(index, range.offset, range.len))?
+                .map_or(Ok(()), |device| {
+                    device
+                        .zero(range.offset, range.len)
+                        .map_err(|source| self.disk_error("zeroing", disk, range.offset, source))
+                })?;
+        }
+        Ok(())
+    }
+
+    /// Hands something to the store; answers the disk where there is none. A store that is full drops the oldest points
+    /// that may go, and tries again.
+    fn put(
+        &self,
+        disk: usize,
+        mut work: impl FnMut(&mut super::machine::FileStore, DiskIndex) -> Result<(), StoreError>,
+    ) -> Result<Option<&dyn mt_retention::TargetDisk>, MachineError> {
+        let mut inner = self.lock();
+        if inner.epoch.is_none() {
+            return Err(MachineError::refused(
+                "no-epoch",
+                format!("no epoch of machine {} is open any more", self.name),
+                "send it again",
+            ));
+        }
+        let index = DiskIndex(u16::try_from(disk).unwrap_or(u16::MAX));
+        let policy = inner.policy;
+        let Some(store) = &mut inner.store else {
+            return Ok(self
+                .disks
+                .get(disk)
+                .map(|disk| disk as &dyn mt_retention::TargetDisk));
+        };
+        loop {
+            match work(store, index) {
+                Ok(()) => return Ok(None),
+                Err(error @ StoreError::Full { .. }) => {
+                    if make_room(store, &policy, Timestamp::now()) {
+                        continue;
+                    }
+                    self.raise_full(&error);
+                    return Err(self.store_error(error));
+                }
+                Err(error) => {
+                    if store.latched().is_some() {
+                        self.fail(&mut inner, &error);
+                    }
+                    return Err(self.store_error(error));
+                }
+            }
+        }
+    }
+
+    /// Commits the open epoch, durably, all disks at once.
+    ///
+    /// # Errors
+    /// When the session is fenced, or the store or a disk fails: then nothing was acknowledged.
+    pub fn commit(&self, session: u64, end: &EndEpoch) -> Result<EpochDurable, MachineError> {
+        let _pass = self.pass(session)?;
+        let now = Timestamp::now();
+        let spec = PointSpec {
+            consistency: match end.consistency {
+                mt_wire::Consistency::Crash => Consistency::Crash,
+                mt_wire::Consistency::FileSystem => Consistency::FileSystem,
+                mt_wire::Consistency::Application => Consistency::Application,
+            },
+            source_time_ms: i64::try_from(end.time_ms).unwrap_or(i64::MAX),
+            received_time_ms: now.as_millisecond(),
+            name: end.name.clone(),
+            tags: end
+                .tags
+                .iter()
+                .map(|tag| format!("{}={}", tag.key, tag.value))
+                .collect(),
+        };
+        let mut inner = self.lock();
+        let Some(epoch) = inner.epoch.clone() else {
+            return Err(MachineError::refused(
+                "no-epoch",
+                format!("no epoch of machine {} is open any more", self.name),
+                "send it again",
+            ));
+        };
+        let policy = inner.policy;
+        let durable = if let Some(store) = &mut inner.store {
+            let acknowledged = loop {
+                match store.commit_epoch(spec.clone(), Offered::AsPoint) {
+                    Ok(acknowledged) => break acknowledged,
+                    Err(error @ StoreError::Full { .. }) if make_room(store, &policy, now) => drop(error),
+                    Err(error) => {
+                        if store.latched().is_some() {
+                            self.fail(&mut inner, &error);
+                        }
+                        return Err(self.store_error(error));
+                    }
+                }
+            };
+            EpochDurable {
+                epoch: acknowledged.epoch.0,
+                point: acknowledged.epoch.0,
+            }
+        } else {
+            for (index, disk) in self.targets().iter().enumerate() {
+                disk.flush()
+                    .map_err(|source| self.disk_error("flushing", index, 0, source))?;
+            }
+            inner.direct_epoch = epoch.number;
+            EpochDurable {
+                epoch: epoch.number,
+                point: 0,
+            }
+        };
+        inner.epoch = None;
+        drop(inner);
+        self.notify();
+        Ok(durable)
+    }
+
+    /// Drops the open epoch.
+    pub fn abandon(&self) {
+        let mut inner = self.lock();
+        if let Some(store) = &mut inner.store {
+            store.abort_epoch();
+        }
+        inner.epoch = None;
+        drop(inner);
+        self.notify();
+    }
+
+    /// The session that worked on the open epoch is over: it is kept for a while, for its source to come back.
+    pub fn session_lost(&self) {
+        let mut inner = self.lock();
+        if let Some(epoch) = &mut inner.epoch {
+            epoch.in_session = false;
+            epoch.lost = Some(Instant::now());
+        }
+        drop(inner);
+        self.notify();
+    }
+
+    /// Drops an open epoch whose source did not come back in time.
+    pub fn drop_stale_epoch(&self) {
+        let mut inner = self.lock();
+        let stale = inner
+            .epoch
+            .as_ref()
+            .and_then(|epoch| epoch.lost)
+            .is_some_and(|lost| lost.elapsed() > RESUME_TIME);
+        if stale {
+            tracing::warn!(machine = %self.name, "half an epoch was dropped: its source did not come back");
+            if let Some(store) = &mut inner.store {
+                store.abort_epoch();
+            }
+            inner.epoch = None;
+        }
+    }
+
+    /// The newest epoch that is durable; 0 when there is none.
+    pub fn newest_epoch(&self) -> EpochNumber {
+        let inner = self.lock();
+        inner
+            .store
+            .as_ref()
+            .map_or(EpochNumber(inner.direct_epoch), |store| store.committed())
+    }
+
+    fn disk_error(
+        &self,
+        attempted: &'static str,
+        disk: usize,
+        offset: u64,
+        source: std::io::Error,
+    ) -> MachineError {
+        let index = DiskIndex(u16::try_from(disk).unwrap_or(u16::MAX));
+        self.store_error(StoreError::Disk {
+            attempted,
+            disk: index,
+            id: self
+                .disks
+                .get(disk)
+                .map(|disk| disk.scsi_id.clone())
+                .unwrap_or_default(),
+            offset,
+            source,
+        })
+    }
+}

@@ -1,0 +1,395 @@
+//! One open machine: its disks, its store, its applier.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use mt_retention::files::FileStorage;
+use mt_retention::{Disk, Store, StoreError, TargetDisk};
+
+use super::disk::MachineDisk;
+use super::error::MachineError;
+use crate::hub::{Alarm, Hub, Severity};
+use crate::state::machines::Policy;
+use crate::target::report::ALARM_RESYNC;
+
+/// Bytes that the applier brings to the disks while it holds the lock.
+const APPLY_BYTES: u64 = 4 << 20;
+
+/// Raised while complete epochs cannot be brought to the disks, since the store has no room for before-images.
+pub const ALARM_FULL: &str = "retention-full";
+
+/// The store as the agent has it.
+pub type FileStore = Store<FileStorage>;
+
+/// An epoch that a source has begun.
+#[derive(Debug, Clone)]
+pub struct OpenEpoch {
+    /// Its name, for a source that comes back.
+    pub id: [u8; 16],
+    /// Its number.
+    pub number: u64,
+    /// Up to where each disk was received, bytes.
+    pub settled: Vec<u64>,
+    /// Whether a session works on it.
+    pub in_session: bool,
+    /// When its session was lost.
+    pub lost: Option<Instant>,
+}
+
+/// What the lock guards.
+pub struct Inner {
+    /// The store; none where epochs go straight to the disks.
+    pub store: Option<FileStore>,
+    /// The epoch that is open.
+    pub epoch: Option<OpenEpoch>,
+    /// Number of the newest epoch, where there is no store.
+    pub direct_epoch: u64,
+    /// What the machine is busy with, when it takes no epochs and no second act.
+    pub busy: Option<&'static str>,
+    /// Why nothing more is applied or acknowledged.
+    pub failed: Option<String>,
+    /// Whether the applier waits for room.
+    pub waits_for_room: bool,
+    /// Which points are kept.
+    pub policy: Policy,
+    stop: bool,
+}
+
+/// An open machine. Its methods block on disks.
+pub struct Machine {
+    /// Its name.
+    pub name: String,
+    /// Its disks, in the order of the store.
+    pub disks: Vec<MachineDisk>,
+    pub(super) hub: Hub,
+    inner: Mutex<Inner>,
+    changed: Condvar,
+    /// The generation. Held for reading while something is written for a source.
+    fence: RwLock<u64>,
+}
+
+impl Machine {
+    /// A machine with these disks and this store. The applier is started.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(
+        name: String,
+        disks: Vec<MachineDisk>,
+        store: Option<FileStore>,
+        generation: u64,
+        policy: Policy,
+        hub: Hub,
+    ) -> Result<Arc<Self>, MachineError> {
+        let machine = Arc::new(Self {
+            inner: Mutex::new(Inner {
+                store,
+                epoch: None,
+                direct_epoch: 0,
+                busy: None,
+                failed: None,
+                waits_for_room: false,
+                policy,
+                stop: false,
+            }),
+            changed: Condvar::new(),
+            fence: RwLock::new(generation),
+            name,
+            disks,
+            hub,
+        });
+        if machine.lock().store.is_some() {
+            let weak = Arc::downgrade(&machine);
+            std::thread::Builder::new()
+                .name("applier".to_owned())
+                .spawn(move || {
+                    // The machine may go away between two steps; it does not wait for its applier.
+                    while let Some(machine) = weak.upgrade() {
+                        if !machine.apply_or_wait() {
+                            return;
+                        }
+                    }
+                })
+                .map_err(|source| MachineError::Io {
+                    attempted: "start the applier of",
+                    path: machine.name.clone().into(),
+                    source,
+                })?;
+        }
+        Ok(machine)
+    }
+
+    /// The disks as the store wants them.
+    pub fn targets(&self) -> Vec<&dyn TargetDisk> {
+        self.disks.iter().map(|disk| disk as &dyn TargetDisk).collect()
+    }
+
+    /// The disks as the store's table has them.
+    pub fn table(disks: &[MachineDisk]) -> Vec<Disk> {
+        disks
+            .iter()
+            .map(|disk| Disk {
+                id: disk.scsi_id.clone(),
+                size: disk.size,
+            })
+            .collect()
+    }
+
+    /// Takes the lock.
+    pub fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes whoever waits for a change.
+    pub fn notify(&self) {
+        self.changed.notify_all();
+    }
+
+    /// Waits for a change for a while, and takes the lock again.
+    pub fn wait<'a>(&self, guard: MutexGuard<'a, Inner>, time: Duration) -> MutexGuard<'a, Inner> {
+        self.changed
+            .wait_timeout(guard, time)
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+    }
+
+    /// The generation.
+    pub fn generation(&self) -> u64 {
+        *self.fence.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leave to write for a session of this generation; nobody can raise it while it is held.
+    ///
+    /// # Errors
+    /// When the generation has been raised since.
+    pub fn pass(&self, session: u64) -> Result<RwLockReadGuard<'_, u64>, MachineError> {
+        let guard = self.fence.read().unwrap_or_else(PoisonError::into_inner);
+        if *guard == session {
+            return Ok(guard);
+        }
+        Err(MachineError::Fenced {
+            machine: self.name.clone(),
+            now: *guard,
+            session,
+        })
+    }
+
+    /// Raises the generation, durably: in the state, in the store, and for every session that is under way. When this
+    /// returns, nothing of an older session is being written.
+    ///
+    /// # Errors
+    /// When it cannot be stored. Sessions are fenced all the same.
+    pub fn raise_generation(&self) -> Result<u64, MachineError> {
+        let mut fence = self.fence.write().unwrap_or_else(PoisonError::into_inner);
+        // Whatever happens next, no session goes on.
+        let before = std::mem::replace(&mut *fence, u64::MAX);
+        let generation = self.hub.state().raise_generation(&self.name)?.max(before + 1);
+        let mut inner = self.lock();
+        if let Some(store) = &mut inner.store {
+            store.abort_epoch();
+            let now = store.generation();
+            store
+                .raise_generation(generation.max(now + 1))
+                .map_err(|source| self.store_error(source))?;
+        }
+        inner.epoch = None;
+        *fence = generation;
+        Ok(generation)
+    }
+
+    /// Waits until every complete epoch is on the disks.
+    ///
+    /// # Errors
+    /// When applying failed, or waits for room.
+    pub fn wait_applied(&self) -> Result<(), MachineError> {
+        let mut inner = self.lock();
+        loop {
+            if let Some(why) = &inner.failed {
+                return Err(self.resync(why));
+            }
+            let Some(store) = &inner.store else { return Ok(()) };
+            if store.applied() == store.committed() {
+                return Ok(());
+            }
+            if inner.waits_for_room {
+                let status = store.status();
+                return Err(self.store_error(StoreError::Full {
+                    used: status.used,
+                    capacity: status.capacity,
+                }));
+            }
+            inner = self.wait(inner, Duration::from_secs(1));
+        }
+    }
+
+    /// Ends the applier; complete epochs that are not on the disks are brought there when the store is opened again.
+    pub fn stop(&self) {
+        self.lock().stop = true;
+        self.notify();
+    }
+
+    /// Does one step of applying, or waits for something to apply. Says whether to go on.
+    fn apply_or_wait(&self) -> bool {
+        let mut inner = self.lock();
+        if inner.stop {
+            return false;
+        }
+        let idle = inner.failed.is_some()
+            || inner
+                .store
+                .as_ref()
+                .is_none_or(|store| store.applied() == store.committed());
+        if idle || inner.waits_for_room {
+            let mut inner = self.wait(inner, Duration::from_secs(1));
+            if inner.waits_for_room {
+                inner.waits_for_room = false;
+            }
+            return !inner.stop;
+        }
+        let policy = inner.policy;
+        let Some(store) = inner.store.as_mut() else {
+            return false;
+        };
+        let targets = self.targets();
+        match store.apply_step(&targets, APPLY_BYTES) {
+            Ok(progress) if progress.up_to_date => {
+                self.hub.clear(ALARM_FULL, &self.name, Timestamp::now());
+                self.notify();
+            }
+            Ok(_) => {}
+            Err(error @ StoreError::Full { .. }) => {
+                if !super::points::make_room(store, &policy, Timestamp::now()) {
+                    inner.waits_for_room = true;
+                    self.raise_full(&error);
+                    self.notify();
+                }
+            }
+            Err(error) => {
+                self.fail(&mut inner, &error);
+            }
+        }
+        !inner.stop
+    }
+
+    /// Nothing is applied or acknowledged any more, and an alarm says why.
+    pub fn fail(&self, inner: &mut Inner, error: &StoreError) {
+        let why = crate::target::app::chain(error);
+        tracing::error!(machine = %self.name, "{why}");
+        inner.failed = Some(why.clone());
+        self.hub.raise(Alarm {
+            id: ALARM_RESYNC.to_owned(),
+            subject: self.name.clone(),
+            severity: Severity::Critical,
+            text: format!("nothing more is acknowledged: {why}"),
+            hint: error.hint().unwrap_or("see the agent's log").to_owned(),
+            since: Timestamp::now(),
+        });
+        self.notify();
+    }
+
+    /// Tells that disks and store have to be compared anew.
+    pub fn raise_resync(&self, refusal: &mt_wire::Refusal) {
+        self.hub.raise(Alarm {
+            id: ALARM_RESYNC.to_owned(),
+            subject: self.name.clone(),
+            severity: Severity::Critical,
+            text: refusal.text.clone(),
+            hint: refusal.hint.clone(),
+            since: Timestamp::now(),
+        });
+    }
+
+    /// Tells that there is no room.
+    pub fn raise_full(&self, error: &StoreError) {
+        self.hub.raise(Alarm {
+            id: ALARM_FULL.to_owned(),
+            subject: self.name.clone(),
+            severity: Severity::Critical,
+            text: error.to_string(),
+            hint: "grow the retention volume, delete recovery points, or lower the minimum age; no point is lost, and \
+                   replication waits"
+                .to_owned(),
+            since: Timestamp::now(),
+        });
+    }
+
+    /// An error of the store, with the machine's name.
+    pub fn store_error(&self, source: StoreError) -> MachineError {
+        MachineError::Store {
+            machine: self.name.clone(),
+            source,
+        }
+    }
+
+    /// The machine has failed before.
+    pub fn resync(&self, why: &str) -> MachineError {
+        MachineError::Resync {
+            machine: self.name.clone(),
+            why: why.to_owned(),
+        }
+    }
+
+    /// Runs `work` with the store.
+    ///
+    /// # Errors
+    /// When there is none, or `work` fails.
+    pub fn with_store<T>(
+        &self,
+        work: impl FnOnce(&mut FileStore) -> Result<T, StoreError>,
+    ) -> Result<T, MachineError> {
+        let mut inner = self.lock();
+        let store = inner
+            .store
+            .as_mut()
+            .ok_or_else(|| MachineError::NoStore(self.name.clone()))?;
+        work(store).map_err(|source| self.store_error(source))
+    }
+
+    /// The point that is meant.
+    ///
+    /// # Errors
+    /// When there is none, or it is damaged.
+    pub fn find_point(
+        &self,
+        wanted: &super::points::Wanted,
+    ) -> Result<mt_retention::EpochNumber, MachineError> {
+        let inner = self.lock();
+        let store = inner
+            .store
+            .as_ref()
+            .ok_or_else(|| MachineError::NoStore(self.name.clone()))?;
+        let epoch = wanted.find(&self.name, store.points(), Timestamp::now())?;
+        match store.damage_of(epoch) {
+            None => Ok(epoch),
+            Some(why) => Err(self.store_error(StoreError::PointDamaged {
+                epoch,
+                why: why.to_owned(),
+            })),
+        }
+    }
+
+    /// The policy as it is stored.
+    pub fn stored_policy(&self) -> Policy {
+        self.hub
+            .state()
+            .machine(&self.name)
+            .map(|record| record.policy)
+            .unwrap_or_default()
+    }
+
+    /// Asks every disk who it is.
+    ///
+    /// # Errors
+    /// What is wrong with the first that is not what it was.
+    pub fn recheck(&self) -> Result<(), MachineError> {
+        for disk in &self.disks {
+            disk.disk.recheck().map_err(|refusal| MachineError::Disk {
+                machine: self.name.clone(),
+                disk: disk.name.clone(),
+                source: refusal.into(),
+            })?;
+        }
+        Ok(())
+    }
+}

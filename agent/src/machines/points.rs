@@ -1,0 +1,212 @@
+//! Recovery points: which one is meant, and which ones may go.
+
+use jiff::Timestamp;
+use mt_retention::{Consistency, EpochNumber, Origin, Point};
+
+use mt_retention::policy::{Policy as StorePolicy, WhenFull};
+
+use super::error::MachineError;
+use super::machine::FileStore;
+use crate::state::machines::Policy;
+
+/// What an operator can mean by a point.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// The newest that came from the source, at least this consistent.
+    Latest(Consistency),
+    /// The disks as they were when the store was made.
+    BeforeFailback,
+    /// This one.
+    Epoch(u64),
+    /// The newest that is not younger than this instant, by the source's clock.
+    Time(Timestamp),
+    /// The newest of this name.
+    Name(String),
+}
+
+impl Wanted {
+    /// Reads what somebody typed: a word, a number, a time, or a name.
+    pub fn parse(text: &str) -> Self {
+        match text {
+            "latest" | "latest-crash" => return Self::Latest(Consistency::Crash),
+            "latest-file-system" => return Self::Latest(Consistency::FileSystem),
+            "latest-application" => return Self::Latest(Consistency::Application),
+            "before-failback" => return Self::BeforeFailback,
+            _ => {}
+        }
+        if let Ok(number) = text.parse() {
+            return Self::Epoch(number);
+        }
+        let time = text
+            .parse()
+            .or_else(|_| text.replacen(' ', "T", 1).parse::<Timestamp>());
+        time.map_or_else(|_| Self::Name(text.to_owned()), Self::Time)
+    }
+
+    /// Finds the point that is meant among those of a machine, oldest first.
+    ///
+    /// # Errors
+    /// When there is none, with what there is instead.
+    pub fn find<'a>(
+        &self,
+        machine: &str,
+        points: impl DoubleEndedIterator<Item = &'a Point>,
+        now: Timestamp,
+    ) -> Result<EpochNumber, MachineError> {
+        let points: Vec<&Point> = points.collect();
+        let none = |what: String, hint: &str| MachineError::NoPoint {
+            what,
+            hint: hint.to_owned(),
+        };
+        let list = "\"mt-agent points list\" shows the points that can be reached";
+        let newest = |good: &dyn Fn(&Point) -> bool| {
+            points
+                .iter()
+                .rev()
+                .find(|point| good(point))
+                .map(|point| point.epoch)
+        };
+        let Some((first, last)) = points.first().zip(points.last()) else {
+            return Err(none(format!("machine {machine} has no recovery points"), list));
+        };
+        match self {
+            Self::Latest(consistency) => newest(&|point| {
+                point.consistency >= *consistency && !matches!(point.origin, Origin::Roll { .. })
+            })
+            .ok_or_else(|| none(format!("machine {machine} has no point of that kind"), list)),
+            Self::BeforeFailback => newest(&|point| point.origin == Origin::Initial).ok_or_else(|| {
+                none(
+                    format!("machine {machine} has no point before-failback any more"),
+                    "the oldest points went first when room was needed; see \"mt-agent points list\"",
+                )
+            }),
+            Self::Epoch(number) => newest(&|point| point.epoch.0 == *number).ok_or_else(|| {
+                none(
+                    format!(
+                        "machine {machine} has no point {number}; it has {} points, {} to {}",
+                        points.len(),
+                        first.epoch,
+                        last.epoch
+                    ),
+                    "points are numbered for each machine; \"mt-agent points list\" shows them",
+                )
+            }),
+            Self::Time(time) if *time > now => Err(none(
+                format!("{time} is in the future"),
+                "\"latest\" is the newest there is",
+            )),
+            Self::Time(time) => newest(&|point| point.source_time_ms <= time.as_millisecond()).ok_or_else(|| {
+                none(
+                    format!(
+                        "machine {machine} has no point as old as {time}; the oldest is {} of {}",
+                        first.epoch,
+                        time_of(first.source_time_ms)
+                    ),
+                    list,
+                )
+            }),
+            Self::Name(name) => newest(&|point| point.name == *name).ok_or_else(|| {
+                none(
+                    format!("\"{name}\" is no point of machine {machine}: neither a number, nor a time, nor a name"),
+                    "give a number or a name that \"mt-agent points list\" shows, a time like 2026-03-02T10:14:07Z, \
+                     \"latest\" or \"before-failback\"",
+                )
+            }),
+        }
+    }
+}
+
+/// A time of a point.
+pub fn time_of(milliseconds: i64) -> Timestamp {
+    Timestamp::from_millisecond(milliseconds).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+/// A policy in the words of the store. The newest point is never taken off the offer, however full the store is.
+pub fn in_words_of_store(policy: &Policy) -> StorePolicy {
+    let millis = |seconds: u64| i64::try_from(seconds.saturating_mul(1000)).unwrap_or(i64::MAX);
+    StorePolicy {
+        keep_all_ms: millis(policy.all_for),
+        keep_hourly_ms: millis(policy.hourly_for),
+        keep_daily_ms: millis(policy.daily_for),
+        minimum_age_ms: millis(policy.minimum_age),
+        when_full: WhenFull::Stop,
+    }
+}
+
+/// Makes room in a store that is full, as its policy allows. Says whether the call that found it full may be repeated.
+pub fn make_room(store: &mut FileStore, policy: &Policy, now: Timestamp) -> bool {
+    match store.make_room(now.as_millisecond(), &in_words_of_store(policy)) {
+        Ok(made) => {
+            for point in &made.dropped {
+                tracing::warn!("point {point} was dropped to make room");
+            }
+            !made.stopped
+        }
+        Err(error) => {
+            tracing::error!("cannot make room: {}", crate::target::app::chain(&error));
+            false
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn point(epoch: u64, minute: i64, origin: Origin, consistency: Consistency, name: &str) -> Point {
+        Point {
+            epoch: EpochNumber(epoch),
+            consistency,
+            origin,
+            source_time_ms: minute * 60_000,
+            received_time_ms: minute * 60_000,
+            name: name.into(),
+            tags: vec![],
+            pinned: false,
+            changed_bytes: 0,
+        }
+    }
+
+    #[test]
+    fn what_is_meant_by_a_word_a_number_a_time_or_a_name() {
+        let roll = Origin::Roll { to: EpochNumber(2) };
+        let points = [
+            point(0, 10, Origin::Initial, Consistency::Crash, "before-failback"),
+            point(2, 20, Origin::Source, Consistency::Application, "update"),
+            point(3, 30, Origin::Source, Consistency::FileSystem, "update"),
+            point(5, 40, Origin::Source, Consistency::Crash, ""),
+            point(6, 50, roll, Consistency::Application, ""),
+        ];
+        let now = time_of(60 * 60_000);
+        let find = |text: &str| Wanted::parse(text).find("db01", points.iter(), now);
+        for (text, epoch) in [
+            ("latest", 5),
+            ("latest-crash", 5),
+            ("latest-file-system", 3),
+            ("latest-application", 2),
+            ("before-failback", 0),
+            ("0", 0),
+            ("6", 6),
+            ("update", 3),
+            ("1970-01-01T00:20:00Z", 2),
+            ("1970-01-01 00:29:59Z", 2),
+            ("1970-01-01T02:30:00+02:00", 3),
+            ("1970-01-01T00:59:59Z", 6),
+        ] {
+            assert_eq!(find(text).unwrap().0, epoch, "{text}");
+        }
+        for (text, words) in [
+            ("1", "5 points, 0 to 6"),
+            ("7", "no point 7"),
+            ("-1", "neither"),
+            ("yesterday", "neither"),
+            ("1970-01-01T01:00:01Z", "in the future"),
+            ("1970-01-01T00:09:59Z", "the oldest is 0"),
+        ] {
+            let error = find(text).unwrap_err().to_string();
+            assert!(error.contains(words), "{text}: {error}");
+        }
+        let error = Wanted::parse("latest").find("db02", [].iter(), now).unwrap_err();
+        assert!(error.to_string().contains("no recovery points"));
+    }
+}
