@@ -29,6 +29,9 @@ const RETRY_WAITS: (Duration, Duration) = (Duration::from_millis(250), Duration:
 /// How long a pair that is busy is waited for when it was never open in this run.
 const BUSY_PATIENCE: Duration = Duration::from_secs(2);
 
+/// The same for an epoch: the target may be making room after the one before.
+const EPOCH_PATIENCE: Duration = Duration::from_secs(20);
+
 /// What is to be done.
 #[derive(Debug, Clone)]
 pub struct Order {
@@ -149,7 +152,12 @@ async fn run_with(
         let patience = match &error {
             _ if ever_open => order.retry_for,
             SourceError::Refused(refusal) if refusal.code == ErrorCode::PairBusy => {
-                order.retry_for.min(BUSY_PATIENCE)
+                let patience = if order.mode == Mode::Epoch {
+                    EPOCH_PATIENCE
+                } else {
+                    BUSY_PATIENCE
+                };
+                order.retry_for.min(patience)
             }
             _ => Duration::ZERO,
         };
