@@ -322,6 +322,20 @@ impl SimStorage {
         }
     }
 
+    /// Gives an object's content another name as well, durably.
+    pub fn duplicate(&self, from: ObjectName, to: ObjectName) {
+        let mut folder = lock(&self.folder);
+        let inode = folder.next_inode;
+        folder.next_inode += 1;
+        let found = folder.live.get(&from).copied();
+        if let Some(mut cached) = found.and_then(|inode| folder.inodes.get(&inode).cloned()) {
+            cached.flush();
+            folder.inodes.insert(inode, cached);
+            folder.live.insert(to, inode);
+            folder.durable.insert(to, inode);
+        }
+    }
+
     /// Takes an object away behind everybody's back.
     pub fn lose(&self, object: ObjectName) {
         let mut folder = lock(&self.folder);

@@ -96,6 +96,11 @@ pub struct World {
 impl World {
     /// Disks full of something, and a new store; `initial` offers them as the first point.
     pub fn new(initial: bool) -> Self {
+        Self::with_capacity(initial, 0)
+    }
+
+    /// The same in a store that may take `capacity` bytes.
+    pub fn with_capacity(initial: bool, capacity: u64) -> Self {
         let power = Power::new();
         let storage = SimStorage::with_power(&power);
         let image: Image = (0..DISKS)
@@ -126,7 +131,7 @@ impl World {
                 generation: 1,
                 disks: table(),
                 segment_size: SEGMENT,
-                capacity: 0,
+                capacity,
                 initial_point: initial.then(|| spec(0)),
             },
         )
