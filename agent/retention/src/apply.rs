@@ -386,41 +386,41 @@ impl<S: Storage> Store<S> {
     }
 
     fn write_in_place(&mut self, pieces: &[&Piece], disk: &dyn TargetDisk) -> Result<u64, StoreError> {
-        let mut contents: Vec<(Located, Vec<u8>)> = Vec::new();
+        let index = pieces.first().map_or(DiskIndex(0), |piece| piece.disk);
+        let info = self.state.disks[index.at()].clone();
+        let mut sources: Vec<Located> = pieces.iter().map(|piece| piece.source).collect();
+        sources.dedup();
+        let contents = match self.read_many_or_mark(&sources, &info) {
+            Ok(contents) => contents,
+            Err(err) => {
+                self.log.latch(&crate::log::explained(&err));
+                return Err(err);
+            }
+        };
         // Where, how much, and which content from which byte on; none for zeros.
         type Write = (u64, u64, Option<(usize, usize)>);
         let mut plan: Vec<Write> = Vec::new();
+        let mut source = 0;
         for piece in pieces {
-            let info = &self.state.disks[piece.disk.at()];
             let offset = piece.start * BLOCK;
             let len = (piece.end * BLOCK).min(info.size) - offset;
+            while sources[source] != piece.source {
+                source += 1;
+            }
             if piece.source.entry.zero {
                 plan.push((offset, len, None));
                 continue;
             }
-            if contents.last().is_none_or(|(source, _)| *source != piece.source) {
-                let content = match self.log.read(&piece.source, info) {
-                    Ok(content) => content,
-                    Err(err) => {
-                        let text = crate::log::explained(&err);
-                        self.damage.push(text.clone());
-                        self.log.latch(&text);
-                        return Err(err);
-                    }
-                };
-                contents.push((piece.source, content));
-            }
             let skip = usize_of(piece.start - piece.source.entry.block) * BLOCK_SIZE;
-            plan.push((offset, len, Some((contents.len() - 1, skip))));
+            plan.push((offset, len, Some((source, skip))));
         }
-        let index = pieces.first().map_or(DiskIndex(0), |piece| piece.disk);
         let mut writes: Vec<(u64, &[u8])> = Vec::new();
         let mut written = 0;
         for (offset, len, source) in &plan {
             written += len;
             match source {
                 Some((content, skip)) => {
-                    writes.push((*offset, &contents[*content].1[*skip..*skip + usize_of(*len)]));
+                    writes.push((*offset, &contents[*content][*skip..*skip + usize_of(*len)]));
                 }
                 None => disk
                     .zero(*offset, *len)

@@ -22,6 +22,9 @@ use crate::types::{BLOCK, BLOCK_SIZE, Disk, DiskIndex, EpochNumber, StoreUuid, d
 
 /// Most bytes of footers kept in memory.
 const FOOTER_BYTES_MAX: usize = 48 << 20;
+/// Most blocks read with one request, and the widest gap that is read over to save one.
+const READ_BLOCKS_MAX: u32 = 512;
+const READ_GAP_BLOCKS: u32 = 16;
 /// Segments kept back for what makes room again: dropping points and segments has to be written down too.
 const RESERVE_SEGMENTS: u64 = 2;
 
@@ -573,18 +576,52 @@ impl<S: Storage> Log<S> {
         let object = ObjectName::Segment(located.seq);
         let offset = u64::from(entry.data) * BLOCK;
         self.storage.read(object, offset, &mut content)?;
-        let real = real_len(entry, disk);
-        if digest(&content[..real]) != entry.digest && !Bug::DigestNotRead.live() {
-            return Err(StoreError::Damaged {
-                object,
-                offset,
-                what: format!(
-                    "the content of {} blocks of {} ({}) at block {} in epoch {} fails its digest",
-                    entry.count, entry.disk, disk.id, entry.block, entry.epoch
-                ),
-            });
+        checked(located, disk, content)
+    }
+
+    /// Reads the content of many extents of one disk, neighbours in the log with one request, and checks each digest. Each is
+    /// an error of its own.
+    pub(crate) fn read_many(
+        &self,
+        wanted: &[Located],
+        disk: &Disk,
+    ) -> Result<Vec<Result<Vec<u8>, StoreError>>, StoreError> {
+        let mut found: Vec<Result<Vec<u8>, StoreError>> = Vec::with_capacity(wanted.len());
+        let mut order: Vec<usize> = Vec::with_capacity(wanted.len());
+        for (at, located) in wanted.iter().enumerate() {
+            found.push(Ok(Vec::new()));
+            if !located.entry.zero {
+                order.push(at);
+            }
         }
-        Ok(content)
+        let place = |at: &usize| (wanted[*at].seq, wanted[*at].entry.data);
+        order.sort_unstable_by_key(place);
+        let mut run = 0;
+        while run < order.len() {
+            let (seq, start) = place(&order[run]);
+            let mut end = start + wanted[order[run]].entry.count;
+            let mut next = run + 1;
+            while let Some(at) = order.get(next) {
+                let (next_seq, data) = place(at);
+                let next_end = data + wanted[*at].entry.count;
+                if next_seq != seq || data > end + READ_GAP_BLOCKS || next_end > start + READ_BLOCKS_MAX {
+                    break;
+                }
+                end = end.max(next_end);
+                next += 1;
+            }
+            let mut bytes = vec![0; usize_of(u64::from(end - start)) * BLOCK_SIZE];
+            let object = ObjectName::Segment(seq);
+            self.storage.read(object, u64::from(start) * BLOCK, &mut bytes)?;
+            for at in &order[run..next] {
+                let entry = &wanted[*at].entry;
+                let from = usize_of(u64::from(entry.data - start)) * BLOCK_SIZE;
+                let len = usize_of(u64::from(entry.count)) * BLOCK_SIZE;
+                found[*at] = checked(&wanted[*at], disk, bytes[from..from + len].to_vec());
+            }
+            run = next;
+        }
+        Ok(found)
     }
 
     /// Takes sealed segments out of the log: written down, durable, and only then removed.
@@ -648,6 +685,22 @@ impl<S: Storage> Log<S> {
     pub(crate) fn sync_object(&mut self, object: ObjectName) -> Result<(), StoreError> {
         self.storage.sync(object).map_err(|err| self.failed(err))
     }
+}
+
+/// The content of an extent, when its digest says so.
+fn checked(located: &Located, disk: &Disk, content: Vec<u8>) -> Result<Vec<u8>, StoreError> {
+    let entry = &located.entry;
+    if digest(&content[..real_len(entry, disk)]) == entry.digest || Bug::DigestNotRead.live() {
+        return Ok(content);
+    }
+    Err(StoreError::Damaged {
+        object: ObjectName::Segment(located.seq),
+        offset: u64::from(entry.data) * BLOCK,
+        what: format!(
+            "the content of {} blocks of {} ({}) at block {} in epoch {} fails its digest",
+            entry.count, entry.disk, disk.id, entry.block, entry.epoch
+        ),
+    })
 }
 
 /// Bytes of an extent that are on its disk: the last block of a disk may be cut.

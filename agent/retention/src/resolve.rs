@@ -147,6 +147,25 @@ impl<S: Storage> Store<S> {
         result
     }
 
+    /// Reads extents of one disk; damage is noted as by [`Store::read_or_mark`].
+    pub(crate) fn read_many_or_mark(
+        &mut self,
+        wanted: &[Located],
+        disk: &crate::types::Disk,
+    ) -> Result<Vec<Vec<u8>>, StoreError> {
+        let mut contents = Vec::with_capacity(wanted.len());
+        for (located, content) in wanted.iter().zip(self.log.read_many(wanted, disk)?) {
+            match content {
+                Ok(content) => contents.push(content),
+                Err(err) => {
+                    self.mark_damaged(located, &err.to_string())?;
+                    return Err(err);
+                }
+            }
+        }
+        Ok(contents)
+    }
+
     /// Marks every point that needs an extent as unreachable.
     pub(crate) fn mark_damaged(&mut self, located: &Located, why: &str) -> Result<(), StoreError> {
         if !self.damage.iter().any(|known| known == why) {

@@ -201,17 +201,16 @@ impl<S: Storage> Store<S> {
             }
         }
         order.sort_unstable_by_key(|(located, block)| (located.seq, located.entry.ordinal, *block));
+        let mut wanted: Vec<Located> = order.iter().map(|(located, _)| *located).collect();
+        wanted.dedup();
+        let mut contents = self.read_many_or_mark(&wanted, &known)?.into_iter();
         let mut at = 0;
         while at < order.len() {
             let located = order[at].0;
             let same = order[at..].iter().take_while(|(l, _)| *l == located).count();
             let own = &order[at..at + same];
             at += same;
-            let content = if located.entry.zero {
-                Vec::new()
-            } else {
-                self.read_or_mark(&located, &known)?
-            };
+            let content = contents.next().unwrap_or_default();
             let mut run = 0;
             while run < own.len() {
                 let start = own[run].1;

@@ -105,11 +105,13 @@ fn no_crash_breaks_the_promise() {
     );
     let random_depth = Depth {
         images: 3,
-        nested_every: 6,
+        nested_every: 12,
     };
     let (random_counts, more) = on_all_processors(
-        |number, sum| number < seeds || wanted.is_some_and(|wanted| sum.states < wanted),
-        |number, counts| random(number, 24, random_depth, counts),
+        |number, sum| {
+            number < seeds || wanted.is_some_and(|wanted| small_counts.states + sum.states < wanted)
+        },
+        |number, counts| random(number, 12, random_depth, counts),
     );
     broken.extend(more);
     let lost = broken.iter().filter(|b| b.what.contains("acknowledged")).count();
