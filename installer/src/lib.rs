@@ -11,6 +11,7 @@
 //! | [`unattended`] | the installation from the medium without questions | writes |
 //! | [`target`] | the disk or image that is written to | writes |
 //! | [`console`] | asks on the console what no answers file says | no |
+//! | [`status_screen`] | the screen of the installed appliance | no |
 //! | [`terminal`] | keys and screens | console |
 //! | [`custom_change`] | makes a system a master target, once | writes |
 //! | [`first_boot`] | settings given at deployment | writes |
@@ -39,6 +40,7 @@ pub mod screen;
 pub mod scsi_ids;
 pub mod selftest;
 pub mod state;
+pub mod status_screen;
 pub mod target;
 pub mod terminal;
 pub mod unattended;

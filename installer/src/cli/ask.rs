@@ -86,7 +86,11 @@ pub fn save(answers: &Answers, file: &Path) -> Result<()> {
     .put(file)
 }
 
-fn hash(password: &str) -> Result<String> {
+/// Hash of a password, as /etc/shadow has it.
+///
+/// # Errors
+/// No salt can be had.
+pub(super) fn hash(password: &str) -> Result<String> {
     ShaCrypt::default()
         .hash_password(password.as_bytes())
         .map(|hash| hash.as_str().to_owned())

@@ -10,6 +10,7 @@ use crate::error::{Error, Kind, Result};
 mod apply;
 mod ask;
 mod boot;
+mod console;
 mod custom_change;
 mod first_boot;
 mod ks;
@@ -39,6 +40,8 @@ enum Noun {
     /// Make a Debian or EL system a master target, once
     #[command(subcommand)]
     CustomChange(custom_change::Verb),
+    /// Show the screen of the installed appliance on this console
+    Console,
     /// Ask on this console what an installation has to know, and save it
     Ask(ask::Arguments),
     /// Answers in kickstart syntax
@@ -79,6 +82,7 @@ pub fn run() -> ExitCode {
     };
     let done = match arguments.noun {
         Noun::CustomChange(verb) => custom_change::run(verb),
+        Noun::Console => console::run(),
         Noun::Ask(arguments) => ask::run(&arguments),
         Noun::Ks(verb) => ks::run(&verb),
         Noun::Plan(what) => apply::show(&what),

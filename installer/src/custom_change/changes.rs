@@ -304,6 +304,12 @@ const UNITS: &[(&str, &str, &str, &[u8])] = &[
         include_bytes!("../../../agent/systemd/master-target-first-boot.service"),
     ),
     (
+        "usr/lib/systemd/system/master-target-console.service",
+        "etc/systemd/system/multi-user.target.wants/master-target-console.service",
+        "/usr/lib/systemd/system/master-target-console.service",
+        include_bytes!("../../../agent/systemd/master-target-console.service"),
+    ),
+    (
         "usr/lib/systemd/system/master-target-scsi-ids.service",
         "etc/systemd/system/multi-user.target.wants/master-target-scsi-ids.service",
         "/usr/lib/systemd/system/master-target-scsi-ids.service",
