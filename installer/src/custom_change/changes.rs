@@ -276,6 +276,8 @@ const MASKED: &[(&str, &str)] = &[
     ("udisks", "etc/systemd/system/udisks2.service"),
     ("ZFS", "etc/systemd/system/zfs-import-scan.service"),
     ("ZFS", "etc/systemd/system/zfs-import-cache.service"),
+    // The appliance's own screen is there instead; other consoles keep their login.
+    ("console", "etc/systemd/system/getty@tty1.service"),
     // Swap and mounts by what a partition table says.
     (
         "GPT, swap",
