@@ -1,6 +1,6 @@
 //! Bugs that are planted on purpose, to see whether the tests notice.
 //!
-//! With the feature `planted-bugs` a test chooses one for its thread; without it [`Bug::live`] is the constant `false` and
+//! With the feature `planted-bugs` a test chooses one for its thread; without it asking whether one is live is the constant `false` and
 //! nothing of this is in the program.
 
 /// A planted bug.
