@@ -82,7 +82,7 @@
 //! | module | is about |
 //! |---|---|
 //! | `superblock`, `segment`, `record`, `meta` | the format, byte by byte |
-//! | `log` | appending, sealing, reading back |
+//! | `log`, `scan` | appending, sealing, reading back; a segment as it lies in storage |
 //! | `store`, `ingest`, `apply`, `resolve`, `roll` | what is done with it |
 //! | `recover` | opening after a crash |
 //! | [`policy`] | which points are kept; what happens when space is short |
@@ -105,6 +105,7 @@ mod record;
 mod recover;
 mod resolve;
 mod roll;
+mod scan;
 mod segment;
 mod storage;
 mod store;

@@ -16,10 +16,11 @@ use roaring::RoaringTreemap;
 
 use crate::codec::{Reader, u64_of};
 use crate::error::StoreError;
-use crate::log::{Located, Log, Scan, Scanned, Segment, damaged, read_footer, read_header, read_trailer};
+use crate::log::{Located, Log, Segment, damaged};
 use crate::meta::{Commit, PointChanges, State, numbers};
 use crate::planted::Bug;
 use crate::record::{Entry, Image, Kind};
+use crate::scan::{Scan, Scanned, read_footer, read_header, read_trailer};
 use crate::segment::{SegmentHeader, Trailer};
 use crate::storage::{ObjectName, Storage};
 use crate::store::{OpenOptions, Recovered, SEGMENT_SIZE_DEFAULT, Store, check_disks};
