@@ -53,8 +53,8 @@ fn disk_of(ova: &Path, folder: &Path) -> PathBuf {
     disk
 }
 
-/// A CD with what the deploy wizard was told, as vSphere makes it for the ISO transport.
-fn environment(folder: &Path, properties: &[(&str, &str)]) -> PathBuf {
+/// A CD with what the deploy wizard was told, as vSphere makes it for the ISO transport, and with more files.
+fn environment(folder: &Path, properties: &[(&str, &str)], more: &[&Path]) -> PathBuf {
     let mut xml = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Environment \
                    xmlns=\"http://schemas.dmtf.org/ovf/environment/1\" \
                    xmlns:oe=\"http://schemas.dmtf.org/ovf/environment/1\">\n  <PropertySection>\n"
@@ -66,9 +66,20 @@ fn environment(folder: &Path, properties: &[(&str, &str)]) -> PathBuf {
     let (file, iso) = (folder.join("ovf-env.xml"), folder.join("ovf-env.iso"));
     fs::write(&file, xml).unwrap();
     let words = "-as mkisofs -quiet -r -J -V OVFENV -o".split(' ').map(Path::new);
-    let words: Vec<&Path> = words.chain([iso.as_path(), file.as_path()]).collect();
+    let words: Vec<&Path> = words
+        .chain([iso.as_path(), file.as_path()])
+        .chain(more.iter().copied())
+        .collect();
     succeed("xorriso", &words);
     iso
+}
+
+fn log_in(vm: &mut Vm) {
+    vm.wait_for("failback1 login: ");
+    vm.press("root\r");
+    vm.wait_for("Password: ");
+    vm.press(&format!("{PASSWORD}\r"));
+    vm.wait_for("root@failback1");
 }
 
 #[test]
@@ -95,6 +106,7 @@ fn vm_the_ova_reaches_a_login_with_the_agent_running() {
             ("guestinfo.timezone", "Europe/Berlin"),
             ("guestinfo.root_password_hash", hash.trim()),
         ],
+        &[],
     );
     let mut devices = Vec::new();
     let mut add = |option: &str, value: String| devices.extend([option.to_owned(), value]);
@@ -116,11 +128,7 @@ fn vm_the_ova_reaches_a_login_with_the_agent_running() {
     );
     add("-device", "ide-cd,drive=c1".to_owned());
     let mut vm = Vm::start(folder, Firmware::Bios, Restart::Ends, &devices);
-    vm.wait_for("failback1 login: ");
-    vm.press("root\r");
-    vm.wait_for("Password: ");
-    vm.press(&format!("{PASSWORD}\r"));
-    vm.wait_for("root@failback1");
+    log_in(&mut vm);
     // Put together by the shell, so that the echo of a command is not taken for its result.
     vm.press(
         "systemctl is-active --quiet master-target && mt-agent status >/dev/null && echo agent=$((40+2))\r",
@@ -134,4 +142,161 @@ fn vm_the_ova_reaches_a_login_with_the_agent_running() {
     vm.wait_for("disk=6000c29000000001");
     vm.press("systemctl poweroff\r");
     vm.wait_for_end();
+}
+
+/// Gives the attached disks what machines that come home have on them. Their numbers are the ends of their SCSI IDs.
+const MAKE_DISKS: &str = r#"set -e
+d() { for f in /sys/block/sd*/device/wwid; do
+    if [ "$(cat $f)" = naa.5000c290000001$1 ]; then echo /dev/$(echo $f | cut -d/ -f4); fi
+done; }
+# The appliance's LVM sees no disk; here it is told to.
+lv() { disk=$1; verb=$2; shift 2; lvm $verb --config \
+    "devices { global_filter=[\"a|^$disk\$|\",\"r|.*|\"] use_devicesfile=0 }" "$@"; }
+for n in 10 11; do
+    D=$(d $n)
+    lv $D pvcreate --yes $D
+    lv $D vgcreate vg_orders $D
+    lv $D lvcreate --activate n --wipesignatures n --zero n --extents 5 --name data vg_orders
+done
+mdadm --create /dev/md10 --run --level=1 --raid-devices=2 --metadata=1.2 $(d 12) $(d 13)
+mkfs.ext4 -q /dev/md10
+mdadm --stop /dev/md10
+mdadm --create /dev/md11 --run --level=1 --raid-devices=2 --metadata=1.0 $(d 14) $(d 15)
+mkswap /dev/md11
+mdadm --stop /dev/md11
+mkswap $(d 16)
+mkfs.btrfs -q -f -d raid1 -m raid1 $(d 17) $(d 18)
+mkfs.xfs -q -f $(d 19)
+mkreiserfs -q -ff $(d 20)
+mkfs.ext4 -q -F -L home $(d 21)
+# A disk that systemd would mount and swap to by itself where it was the one the system runs from.
+sfdisk --quiet $(d 22) <<'PARTS'
+label: gpt
+size=100M, type=4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709
+size=100M, type=933AC7E1-2EB4-4F13-B844-0E14E2AEF915
+type=0657FD6D-A4AB-43C4-84E5-0933C84B4F4F
+PARTS
+udevadm settle
+mkfs.ext4 -q -F $(d 22)1
+mkfs.ext4 -q -F $(d 22)2
+mkswap $(d 22)3
+for n in $(seq 23 39); do mkfs.ext4 -q -F -L guest$n $(d $n); done
+sync
+"#;
+
+const GUESTS: std::ops::Range<u32> = 10..40;
+
+/// What a booted appliance must not have done; run in its shell.
+const LOOK: &str = "own=$(cat /run/mt-system/disk); echo dm=$(ls /sys/block | grep -c ^dm-) \
+                    md=$(ls /sys/block | grep -c ^md) swaps=$(tail -n +2 /proc/swaps | wc -l) \
+                    foreign=$(findmnt -rn -o SOURCE | grep ^/dev/sd | grep -vc ^/dev/$own) \
+                    disk=$(cat /sys/block/$own/device/wwid) seen=$(ls -d /sys/block/sd* | wc -l)=";
+
+/// Thirty disks of all kinds and a copy of the appliance's own disk are attached. Over two starts of the appliance none
+/// of them is assembled, mounted, swapped to or changed, and the appliance runs from its own.
+#[test]
+fn vm_thirty_disks_of_guests_and_a_copy_of_its_own_are_left_alone() {
+    let Some(ova) = appliance(&[
+        "qemu-system-x86_64",
+        "qemu-img",
+        "bsdtar",
+        "xorriso",
+        "openssl",
+        "sha256sum",
+    ]) else {
+        return;
+    };
+    let folder = tempfile::Builder::new()
+        .prefix("mt-vm-")
+        .tempdir_in("/var/tmp")
+        .unwrap();
+    let folder = folder.path();
+    let disk = disk_of(&ova, folder);
+    let hash = succeed("openssl", &["passwd", "-6", PASSWORD].map(Path::new));
+    let script = folder.join("make.sh");
+    fs::write(&script, MAKE_DISKS).unwrap();
+    let properties = [
+        ("guestinfo.hostname", "failback1"),
+        ("guestinfo.root_password_hash", hash.trim()),
+    ];
+    let cd = environment(folder, &properties, &[&script]);
+    let guests: Vec<PathBuf> = GUESTS
+        .map(|number| folder.join(format!("guest{number}.img")))
+        .collect();
+    let mut devices = Vec::new();
+    let mut add = |option: &str, value: String| devices.extend([option.to_owned(), value]);
+    for number in 0..4 {
+        add("-device", format!("pvscsi,id=s{number}"));
+    }
+    let drive = |file: &Path, id: &str, format: &str| {
+        format!("file={},if=none,id={id},format={format}", file.display())
+    };
+    let scsi = |id: &str, bus: u32, target: u32, wwn: &str| {
+        format!(
+            "scsi-hd,drive={id},bus=s{bus}.0,scsi-id={target},wwn=0x{wwn},vendor=VMware,product=Virtual disk"
+        )
+    };
+    add("-drive", drive(&disk, "d0", "qcow2"));
+    add("-device", scsi("d0", 0, 1, "5000c29000000001") + ",bootindex=0");
+    for (number, path) in GUESTS.zip(&guests) {
+        // The least that mkfs.xfs takes is 300 MiB.
+        fs::File::create(path).unwrap().set_len(320 << 20).unwrap();
+        let id = format!("g{number}");
+        add("-drive", drive(path, &id, "raw"));
+        add(
+            "-device",
+            scsi(
+                &id,
+                1 + number % 3,
+                number / 3,
+                &format!("5000c290000001{number}"),
+            ),
+        );
+    }
+    add(
+        "-drive",
+        format!("file={},if=none,id=c1,media=cdrom,readonly=on", cd.display()),
+    );
+    add("-device", "ide-cd,drive=c1".to_owned());
+
+    let mut vm = Vm::start(folder, Firmware::Bios, Restart::Ends, &devices);
+    log_in(&mut vm);
+    vm.press("mt-installer selftest; echo selftest=$?=\r");
+    vm.wait_for("selftest=0=");
+    vm.press("mount /dev/sr0 /mnt && sh /mnt/make.sh; echo made=$?=\r");
+    vm.wait_for("made=0=");
+    vm.press("systemctl poweroff\r");
+    vm.wait_for_end();
+    drop(vm);
+
+    let [copy, before] = ["copy.qcow2", "before.qcow2"].map(|name| folder.join(name));
+    for to in [&copy, &before] {
+        fs::copy(&disk, to).unwrap();
+    }
+    let sums = || {
+        let files: Vec<&Path> = guests.iter().map(PathBuf::as_path).collect();
+        succeed("sha256sum", &files)
+    };
+    let sums_before = sums();
+    // First on the bus, so that a system that takes the first disk with its UUID takes the wrong one.
+    devices.extend([
+        "-drive".to_owned(),
+        drive(&copy, "d1", "qcow2"),
+        "-device".to_owned(),
+        scsi("d1", 0, 0, "5000c29000000002"),
+    ]);
+    let mut vm = Vm::start(folder, Firmware::Bios, Restart::Runs, &devices);
+    for end in ["systemctl reboot", "systemctl poweroff"] {
+        log_in(&mut vm);
+        vm.press(&format!("{LOOK}\r"));
+        let said = vm.wait_for("seen=32=");
+        let wanted = "dm=0 md=0 swaps=1 foreign=0 disk=naa.5000c29000000001 seen=32=";
+        assert!(said.ends_with(wanted), "{said}");
+        vm.press(&format!("{end}\r"));
+    }
+    vm.wait_for_end();
+    drop(vm);
+    assert_eq!(sums(), sums_before, "a guest's disk was changed");
+    let words = [Path::new("compare"), &copy, &before];
+    succeed("qemu-img", &words);
 }
