@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::error::{CliError, ExitCode};
+use crate::machines::points::Wanted;
 use crate::model::PairName;
 use crate::net::rate::RATE_MIN;
 use crate::source::report::Audience;
@@ -76,7 +77,7 @@ pub struct SendArgs {
     pub disks: Vec<(String, PathBuf)>,
 
     /// Name of the recovery point
-    #[arg(long, value_name = "NAME", requires = "machine", value_parser = short_text)]
+    #[arg(long, value_name = "NAME", requires = "machine", value_parser = point_name)]
     pub point_name: Option<String>,
 
     /// Tag of the recovery point; may be given several times
@@ -232,6 +233,11 @@ fn key_and_value(text: &str) -> Result<Tag, String> {
         }),
         _ => Err("expected KEY=VALUE, such as before=update".to_owned()),
     }
+}
+
+fn point_name(text: &str) -> Result<String, String> {
+    Wanted::check_name(text)?;
+    short_text(text)
 }
 
 fn short_text(text: &str) -> Result<String, String> {

@@ -43,6 +43,20 @@ impl Wanted {
         time.map_or_else(|_| Self::Name(text.to_owned()), Self::Time)
     }
 
+    /// Checks the name that somebody gives to a point: it can be told from a number, a time and the words with a meaning.
+    ///
+    /// # Errors
+    /// What it would be taken for.
+    pub fn check_name(text: &str) -> Result<(), String> {
+        match Self::parse(text) {
+            Self::Name(name) if name.is_empty() => Err("a name cannot be empty".to_owned()),
+            Self::Name(_) => Ok(()),
+            Self::Latest(_) | Self::BeforeFailback => Err(format!("\"{text}\" has a meaning of its own")),
+            Self::Epoch(_) => Err(format!("\"{text}\" would be taken for the number of a point")),
+            Self::Time(_) => Err(format!("\"{text}\" would be taken for a time")),
+        }
+    }
+
     /// Finds the point that is meant among those of a machine, oldest first.
     ///
     /// # Errors
@@ -105,7 +119,8 @@ impl Wanted {
                     list,
                 )
             }),
-            Self::Name(name) => newest(&|point| point.name == *name).ok_or_else(|| {
+            // Points without a name have none: an empty word, as of a shell variable that is not set, means nothing.
+            Self::Name(name) => newest(&|point| !name.is_empty() && point.name == *name).ok_or_else(|| {
                 none(
                     format!("\"{name}\" is no point of machine {machine}: neither a number, nor a time, nor a name"),
                     "give a number or a name that \"mt-agent points list\" shows, a time like 2026-03-02T10:14:07Z, \
@@ -165,6 +180,26 @@ mod tests {
             pinned: false,
             changed_bytes: 0,
         }
+    }
+
+    #[test]
+    fn a_name_is_not_taken_for_something_else() {
+        for (text, what) in [
+            ("", "empty"),
+            ("2", "number"),
+            ("latest", "meaning"),
+            ("latest-application", "meaning"),
+            ("before-failback", "meaning"),
+            ("2026-03-02T10:14:07Z", "time"),
+        ] {
+            let why = Wanted::check_name(text).unwrap_err();
+            assert!(why.contains(what), "{text:?}: {why}");
+        }
+        Wanted::check_name("before the update").unwrap();
+        let nameless = [point(5, 40, Origin::Source, Consistency::Crash, "")];
+        Wanted::parse("")
+            .find("db01", nameless.iter(), time_of(60 * 60_000))
+            .unwrap_err();
     }
 
     #[test]
