@@ -136,10 +136,13 @@ fn loop_mounting_and_sending_keep_each_other_out() {
     let mount = Mount::new(scene.lab.scratch.join("mnt"), &[device.text()]);
     scene.send_fails(&[5], &[&id, "mounted", "unmount"]);
     drop(mount);
+    // In every namespace: one that was made while the disk was mounted has the mount until it ends.
     wait_until("the end of the mount", || {
-        !std::fs::read_to_string("/proc/self/mounts")
-            .expect("there are mounts")
-            .contains(device.text())
+        let processes = std::fs::read_dir("/proc").expect("there are processes");
+        !processes.flatten().any(|process| {
+            std::fs::read_to_string(process.path().join("mounts"))
+                .is_ok_and(|mounts| mounts.contains(&format!("{} ", device.text())))
+        })
     });
 
     let proxy = Proxy::start(scene.lab.address);
