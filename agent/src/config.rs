@@ -27,7 +27,9 @@ pub const DEFAULT_STATE_DIR: &str = "/var/lib/master-target";
 /// Who may read status when nothing else is said.
 pub const DEFAULT_SOCKET_GROUP: &str = "master-target";
 /// The data port when nothing else is said.
-pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9443);
+pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 9443);
+/// The control port when nothing else is said.
+pub const DEFAULT_CONTROL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 443);
 
 /// Largest file that is read, bytes: far more than any configuration, and small enough to read without thought.
 pub const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -59,6 +61,7 @@ struct RawAgent {
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 struct RawTarget {
     listen: Option<Spanned<String>>,
+    control: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -71,6 +74,7 @@ struct RawRetention {
 #[serde(deny_unknown_fields, expecting = "a table")]
 struct RawLab {
     enabled: bool,
+    plain: Option<Spanned<bool>>,
     #[serde(default)]
     disks: Vec<RawLabDisk>,
 }
@@ -92,12 +96,16 @@ pub struct Config {
     pub socket: PathBuf,
     /// Group whose members may read status.
     pub socket_group: String,
-    /// Where sources connect; always a loopback address.
+    /// Where sources connect to replicate; a loopback address where [`Self::plain`] is set.
     pub listen: SocketAddr,
+    /// Where machines register and renew their certificates.
+    pub control: SocketAddr,
     /// Folder of the retention volume; none where no recovery points are kept.
     pub retention: Option<PathBuf>,
     /// Whether the lab setting is on.
     pub lab: bool,
+    /// Whether the data port speaks without TLS and takes whoever connects; never without the lab setting.
+    pub plain: bool,
     /// Stand-ins for SCSI disks; empty unless the lab setting is on.
     pub lab_disks: Vec<LabDisk>,
     /// Lab disks that the file lists and that are not used, because the setting is off.
@@ -111,8 +119,10 @@ impl Default for Config {
             socket: DEFAULT_SOCKET.into(),
             socket_group: DEFAULT_SOCKET_GROUP.to_owned(),
             listen: DEFAULT_LISTEN,
+            control: DEFAULT_CONTROL,
             retention: None,
             lab: false,
+            plain: false,
             lab_disks: Vec::new(),
             lab_disks_unused: 0,
         }
@@ -273,7 +283,17 @@ impl Config {
             config.socket_group = group_name(group)?;
         }
         if let Some(listen) = &raw.target.listen {
-            config.listen = loopback(listen)?;
+            config.listen = address(listen, "listen", DEFAULT_LISTEN)?;
+        }
+        if let Some(control) = &raw.target.control {
+            config.control = address(control, "control", DEFAULT_CONTROL)?;
+            if config.control == config.listen {
+                return Err(Fault::at(
+                    control,
+                    format!("control and listen are both {}", config.control),
+                    "machines register on one port and replicate on another: give each its own",
+                ));
+            }
         }
         if let Some(folder) = &raw.retention.folder {
             config.retention = Some(absolute_path(folder, "folder")?);
@@ -281,6 +301,9 @@ impl Config {
         if let Some(lab) = &raw.lab {
             let disks = lab_disks(&lab.disks)?;
             config.lab = lab.enabled;
+            if let Some(plain) = lab.plain.as_ref().filter(|plain| *plain.get_ref()) {
+                config.plain = plain_allowed(plain, lab.enabled, config.listen)?;
+            }
             if lab.enabled {
                 config.lab_disks = disks;
             } else {
@@ -318,26 +341,30 @@ fn group_name(value: &Spanned<String>) -> Result<String, Fault> {
     ))
 }
 
-fn loopback(value: &Spanned<String>) -> Result<SocketAddr, Fault> {
+fn address(value: &Spanned<String>, key: &str, usual: SocketAddr) -> Result<SocketAddr, Fault> {
     let text = value.get_ref();
-    let address: SocketAddr = text.parse().map_err(|_| {
-        let found = format!("listen is \"{text}\", which is not an IP address with a port");
+    text.parse().map_err(|_| {
+        let found = format!("{key} is \"{text}\", which is not an IP address with a port");
         Fault::at(
             value,
             found,
-            format!("write it like \"{DEFAULT_LISTEN}\" or \"[::1]:9443\""),
+            format!("write it like \"{usual}\" or \"[::]:{}\"", usual.port()),
         )
-    })?;
-    if address.ip().is_loopback() {
-        return Ok(address);
+    })
+}
+
+/// Without TLS whoever connects may write: only a laboratory may have that, and only on this machine.
+fn plain_allowed(value: &Spanned<bool>, lab: bool, listen: SocketAddr) -> Result<bool, Fault> {
+    if lab && listen.ip().is_loopback() {
+        return Ok(true);
     }
-    Err(Fault::at(
-        value,
-        format!(
-            "listen is {address}, only loopback is allowed: connections are neither encrypted nor authenticated yet"
-        ),
-        "set it to 127.0.0.1 or [::1]; reach it from another machine through a tunnel, such as ssh -L",
-    ))
+    let found = if lab {
+        format!("plain is set and [target] listen is {listen}: without TLS only loopback is allowed")
+    } else {
+        "plain is set and [lab] is not enabled: only a laboratory may do without TLS".to_owned()
+    };
+    let hint = "remove plain and register the machines (\"mt-agent register\"), or listen on 127.0.0.1 in a laboratory";
+    Err(Fault::at(value, found, hint))
 }
 
 fn lab_disks(raw: &[RawLabDisk]) -> Result<Vec<LabDisk>, Fault> {

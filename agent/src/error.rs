@@ -105,12 +105,25 @@ impl CliError {
 
 impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}", self.message)?;
+        write!(f, "error: {}", printable(&self.message))?;
         match &self.hint {
-            Some(hint) => write!(f, "\nhint: {hint}"),
+            Some(hint) => write!(f, "\nhint: {}", printable(hint)),
             None => Ok(()),
         }
     }
+}
+
+/// A message may repeat what somebody typed or a peer sent: what could move the cursor is escaped, lines stay.
+fn printable(text: &str) -> String {
+    text.chars()
+        .fold(String::with_capacity(text.len()), |mut out, character| {
+            if character.is_control() && character != '\n' {
+                out.extend(character.escape_default());
+            } else {
+                out.push(character);
+            }
+            out
+        })
 }
 
 impl<E: Explain> From<E> for CliError {

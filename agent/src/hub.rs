@@ -286,6 +286,12 @@ impl Hub {
                 return;
             }
         }
+        let (id, subject, hint) = (&alarm.id, &alarm.subject, &alarm.hint);
+        match alarm.severity {
+            Severity::Critical => tracing::error!(alarm = id, subject, hint, "alarm: {}", alarm.text),
+            Severity::Warning => tracing::warn!(alarm = id, subject, hint, "alarm: {}", alarm.text),
+            Severity::Notice => tracing::info!(alarm = id, subject, hint, "alarm: {}", alarm.text),
+        }
         live.alarms.insert(key, alarm.clone());
         self.tell(&mut live, now, Happening::AlarmRaised { alarm });
     }
@@ -294,6 +300,7 @@ impl Hub {
     pub fn clear(&self, id: &str, subject: &str, now: Timestamp) {
         let mut live = self.live();
         if let Some(alarm) = live.alarms.remove(&(id.to_owned(), subject.to_owned())) {
+            tracing::info!(alarm = id, subject, "alarm is over: {}", alarm.text);
             self.tell(&mut live, now, Happening::AlarmCleared { alarm });
         }
     }

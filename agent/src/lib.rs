@@ -7,6 +7,7 @@ pub mod epochs;
 pub mod error;
 pub mod failover;
 pub mod hub;
+pub mod identity;
 pub mod io;
 pub mod logging;
 pub mod machines;

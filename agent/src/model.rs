@@ -158,6 +158,8 @@ pub enum JobKind {
     Cancel,
     /// Putting disks back as they were before a failover that was committed.
     Undo,
+    /// Beginning anew after a failover: a new generation, without the points of before.
+    Reprotect,
 }
 
 impl JobKind {
@@ -171,6 +173,7 @@ impl JobKind {
             Self::Failover => "failover",
             Self::Cancel => "cancel",
             Self::Undo => "undo",
+            Self::Reprotect => "reprotect",
         }
     }
 }
@@ -229,6 +232,9 @@ pub struct Job {
     pub error: Option<String>,
     /// What to do about it.
     pub hint: Option<String>,
+    /// How a command that waits for it exits, when it failed.
+    #[serde(default)]
+    pub exit_code: Option<u8>,
 }
 
 impl Job {
@@ -251,6 +257,7 @@ impl Job {
             ended: None,
             error: None,
             hint: None,
+            exit_code: None,
         }
     }
 }

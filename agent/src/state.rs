@@ -17,7 +17,7 @@ use crate::error::{ExitCode, Explain};
 use crate::model::{Job, JobId, JobState, NewPair, Pair, PairId, PairName, SeedingMark};
 
 /// The steps from an empty file to today's form. A step, once released, is never changed; a new one goes to the end.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     "
     CREATE TABLE pair (
         id INTEGER PRIMARY KEY,
@@ -56,9 +56,37 @@ const MIGRATIONS: [&str; 2] = [
         value TEXT NOT NULL
     ) STRICT;
 ",
+    "
+    CREATE TABLE registered (
+        id BLOB PRIMARY KEY,
+        name TEXT NOT NULL,
+        role TEXT NOT NULL,
+        state TEXT NOT NULL,
+        key BLOB NOT NULL UNIQUE,
+        next_key BLOB,
+        waiting_key BLOB,
+        registered TEXT NOT NULL,
+        changed TEXT NOT NULL,
+        not_after TEXT NOT NULL,
+        approvals INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE speaks_for (
+        machine TEXT PRIMARY KEY,
+        registered BLOB NOT NULL REFERENCES registered (id) ON DELETE CASCADE
+    ) STRICT;
+    CREATE TABLE audit (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        time TEXT NOT NULL,
+        who TEXT NOT NULL,
+        what TEXT NOT NULL,
+        result TEXT NOT NULL
+    ) STRICT;
+",
 ];
 
+pub mod audit;
 pub mod machines;
+pub mod registered;
 
 /// Document of a job that has its number and not yet its content.
 const UNWRITTEN: &str = "{}";

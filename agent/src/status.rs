@@ -10,6 +10,7 @@
 //! | [`routes`] | what can be asked | no |
 //! | [`pairing`] | makes and removes pairs | disks |
 //! | [`machines`] | machines, recovery points and failover | disks |
+//! | [`stores`] | checking a store, and its catalogue | retention volume |
 //! | [`metrics`] | the same numbers for Prometheus | no |
 //! | [`client`] | the other end, for the command line | yes |
 //!
@@ -17,6 +18,7 @@
 
 pub mod access;
 pub mod client;
+pub mod identity;
 pub mod machines;
 pub mod metrics;
 pub mod model;
@@ -24,4 +26,5 @@ pub mod pairing;
 pub mod routes;
 pub mod server;
 pub mod socket;
+pub mod stores;
 pub mod view;

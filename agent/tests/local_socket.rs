@@ -213,6 +213,7 @@ fn seeding(served: &Served, name: &PairName) -> (Job, PairSession) {
         ended: None,
         error: None,
         hint: None,
+        exit_code: None,
     };
     let job = served
         .hub()

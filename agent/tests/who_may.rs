@@ -147,7 +147,7 @@ fn an_agent_without_root_serves_its_own_user() {
     let config = folder.join("agent.toml");
     let text = format!(
         "[agent]\nstate_dir = \"{0}/state\"\nsocket = \"{0}/agent.sock\"\nsocket_group = \"no-such-group\"\n\
-         [target]\nlisten = \"{port}\"\n[lab]\nenabled = true\n",
+         [target]\nlisten = \"{port}\"\n[lab]\nenabled = true\nplain = true\n",
         folder.display()
     );
     std::fs::write(&config, text).unwrap();

@@ -82,20 +82,6 @@ pub enum ZeroMethod {
     Written,
 }
 
-/// What follows an offset.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DataMap {
-    /// Bytes `start..end` may hold data; between the offset asked about and `start` everything is zero.
-    Data {
-        /// First byte that may hold data, not before the offset asked about.
-        start: u64,
-        /// First byte after it that is a hole, or the size.
-        end: u64,
-    },
-    /// Only zeros from the offset to the end.
-    HoleToEnd,
-}
-
 /// An open block device or regular file. All methods take `&self` and may be called from several threads.
 #[derive(Debug)]
 pub struct BlockDevice {
@@ -387,21 +373,20 @@ impl BlockDevice {
         }
     }
 
-    /// Finds the next range that may hold data at or after `offset`. Regular files know their holes; a
-    /// block device is all data.
+    /// The next byte at or after `offset` that may hold data; everything before it is zero. `None` when only zeros follow.
+    /// Regular files know their holes (`lseek`, `SEEK_DATA`); a block device is all data.
+    ///
+    /// Where the data ends is not asked for: `SEEK_HOLE` walks through all of it, and a caller that goes through a file
+    /// piece by piece would have it walked again for each.
     ///
     /// # Errors
     /// When the file system fails to answer.
-    pub fn next_data(&self, offset: u64) -> Result<DataMap, DeviceError> {
+    pub fn next_data(&self, offset: u64) -> Result<Option<u64>, DeviceError> {
         if offset >= self.size {
-            return Ok(DataMap::HoleToEnd);
+            return Ok(None);
         }
-        let all = DataMap::Data {
-            start: offset,
-            end: self.size,
-        };
         if self.is_block_device() {
-            return Ok(all);
+            return Ok(Some(offset));
         }
         let fail = |errno: Errno| {
             DeviceError::ranged(
@@ -413,23 +398,14 @@ impl BlockDevice {
             )
         };
         let at = i64::try_from(offset).map_err(|_| fail(Errno::EINVAL))?;
-        // The file offset these move is used by nothing else: all I/O names its own.
+        // The file offset this moves is used by nothing else: all I/O names its own.
         let start = match lseek64(&self.file, at, Whence::SeekData) {
-            Ok(start) => start,
-            Err(Errno::ENXIO) => return Ok(DataMap::HoleToEnd),
-            Err(Errno::EINVAL) => return Ok(all),
+            Ok(start) => u64::try_from(start).map_err(|_| fail(Errno::ERANGE))?,
+            Err(Errno::ENXIO) => return Ok(None),
+            Err(Errno::EINVAL) => return Ok(Some(offset)),
             Err(errno) => return Err(fail(errno)),
         };
-        let end = lseek64(&self.file, start, Whence::SeekHole).map_err(fail)?;
-        let start = u64::try_from(start).map_err(|_| fail(Errno::ERANGE))?.max(offset);
-        let end = u64::try_from(end)
-            .map_err(|_| fail(Errno::ERANGE))?
-            .min(self.size);
-        Ok(if start < end {
-            DataMap::Data { start, end }
-        } else {
-            DataMap::HoleToEnd
-        })
+        Ok((start < self.size).then(|| start.max(offset)))
     }
 
     fn check_not_latched(&self, op: DeviceOp, range: Option<(u64, u64)>) -> Result<(), DeviceError> {

@@ -113,8 +113,8 @@ impl Code {
             Self::ProtocolViolation | Self::Other(_) => {
                 "check that host and port are the appliance's and that both sides have the same release"
             }
-            Self::PairUnknown => "run \"mt-agent pairs list\" on the appliance and compare machine and disk",
-            Self::Fenced => "the disk has failed over since; run \"mt-agent pairs list\" on the appliance",
+            Self::PairUnknown => "run \"mt-agent pair list\" on the appliance and compare machine and disk",
+            Self::Fenced => "the disk has failed over since; run \"mt-agent pair list\" on the appliance",
             Self::KeyUnknown => "register this machine with \"mt-agent register\"",
             Self::ApprovalPending => {
                 "on the appliance run \"mt-agent machines list\", compare the key, then \"machines approve\""

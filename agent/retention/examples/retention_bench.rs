@@ -136,6 +136,32 @@ fn blocks(seed: u64, window: u64) -> Vec<u64> {
     found.into_iter().collect()
 }
 
+/// Seconds that fio takes for as many scattered blocks at the same queue depth, and one flush; `None` without fio.
+fn fio(path: &Path) -> Option<f64> {
+    let output = std::process::Command::new("fio")
+        .arg("--name=raw")
+        .arg(format!("--filename={}", path.display()))
+        .args([
+            "--rw=randwrite",
+            "--bs=4k",
+            "--direct=1",
+            "--ioengine=psync",
+            "--thread",
+        ])
+        .args(["--end_fsync=1", "--group_reporting", "--allow_file_create=0"])
+        .arg(format!("--size={DISK_SIZE}"))
+        .arg(format!("--numjobs={THREADS}"))
+        .arg(format!("--number_ios={}", EPOCH_BLOCKS / THREADS))
+        .args(["--output-format=terse", "--terse-version=3"])
+        .output()
+        .ok()
+        .filter(|output| output.status.success())?;
+    // Field 50 of a terse line: run time of the writes, milliseconds.
+    let text = String::from_utf8(output.stdout).ok()?;
+    let ms: f64 = text.lines().last()?.split(';').nth(49)?.parse().ok()?;
+    Some(ms / 1e3)
+}
+
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
@@ -166,9 +192,10 @@ fn main() {
         },
     )
     .unwrap();
+    store.set_memory(EPOCH_BLOCKS * BLOCK_SIZE);
     let all = DISK_SIZE / BLOCK_SIZE as u64;
-    for (name, window, rounds) in [("with before-images", all, 12_u64), ("in the window", 4096, 12)] {
-        let (mut raws, mut acks, mut totals) = (Vec::new(), Vec::new(), Vec::new());
+    for (name, window, rounds) in [("with before-images", all, 24_u64), ("in the window", 4096, 24)] {
+        let (mut raws, mut acks, mut totals, mut fios) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for round in 0..rounds {
             let chosen = blocks(round + window, window);
             let data: Vec<Vec<u8>> = chosen
@@ -193,6 +220,7 @@ fn main() {
             raw.write_many(&pieces).unwrap();
             raw.flush().unwrap();
             raws.push(start.elapsed().as_secs_f64());
+            fios.extend(fio(&folder.join("raw")));
             let start = Instant::now();
             store.begin_epoch().unwrap();
             for ((block, d), digest) in chosen.iter().zip(&data).zip(&digests) {
@@ -207,19 +235,34 @@ fn main() {
         }
         // The first rounds of the window still take before-images.
         let skip = if window == all { 0 } else { 4 };
-        let (raw, ack, total) = (
-            median(raws.split_off(skip)),
-            median(acks.split_off(skip)),
-            median(totals.split_off(skip)),
-        );
+        let own = acks.iter().zip(&totals).skip(skip);
+        let beside = |name: &str, raws: &[f64]| {
+            // Round by round, since a machine that does other things too changes its pace between two rounds.
+            let ratio = |of: &[f64]| {
+                median(
+                    raws.iter()
+                        .zip(of)
+                        .skip(skip)
+                        .map(|(raw, own)| raw / own)
+                        .collect(),
+                )
+            };
+            println!(
+                "  beside {name}: raw_ms={:.1} ack_sooner={:.1} rate_of_raw={:.2}",
+                median(raws[skip..].to_vec()) * 1e3,
+                ratio(&acks),
+                ratio(&totals)
+            );
+        };
         println!(
-            "{name}: raw_ms={:.1} ack_ms={:.1} ack_sooner={:.1} apply_ms={:.1} rate_of_raw={:.2}",
-            raw * 1e3,
-            ack * 1e3,
-            raw / ack,
-            total * 1e3,
-            raw / total
+            "{name}: ack_ms={:.1} applied_ms={:.1}",
+            median(own.clone().map(|(ack, _)| *ack).collect()) * 1e3,
+            median(own.map(|(_, total)| *total).collect()) * 1e3
         );
+        beside("the same writes", &raws);
+        if fios.len() == raws.len() {
+            beside("fio", &fios);
+        }
     }
     let start = Instant::now();
     let mut roll = store.begin_roll(mt_retention::EpochNumber(0), spec()).unwrap();

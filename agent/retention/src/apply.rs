@@ -199,6 +199,7 @@ impl<S: Storage> Store<S> {
             }
         }
         self.state.applied = job.last_epoch;
+        self.recent.forget_until(job.last_epoch);
         let noted = self.log.append_meta(
             &mut self.state,
             Purpose::Ordinary,
@@ -276,13 +277,11 @@ impl<S: Storage> Store<S> {
         }
         let mut saved = 0;
         let mut batch = BaseBatch::default();
-        // Bounded reads: what is read at once stays in memory until it is in the log.
-        for group in wanted.chunks(256) {
-            let contents = self.read_old(group, disks)?;
-            for ((disk, start, _, epoch), content) in group.iter().zip(&contents) {
-                saved += u64_of(content.len());
-                self.save_extent(&mut batch, *disk, *start, *epoch, content)?;
-            }
+        // All at once, so that the disk sees many requests; the step's budget bounds what is held in memory.
+        let contents = self.read_old(&wanted, disks)?;
+        for ((disk, start, _, epoch), content) in wanted.iter().zip(&contents) {
+            saved += u64_of(content.len());
+            self.save_extent(&mut batch, *disk, *start, *epoch, content)?;
         }
         self.flush_bases(&mut batch)?;
         if !Bug::BaseNotSynced.live() {
@@ -390,48 +389,58 @@ impl<S: Storage> Store<S> {
         let info = self.state.disks[index.at()].clone();
         let mut sources: Vec<Located> = pieces.iter().map(|piece| piece.source).collect();
         sources.dedup();
-        let contents = match self.read_many_or_mark(&sources, &info) {
+        let unknown: Vec<Located> = sources
+            .iter()
+            .copied()
+            .filter(|source| self.recent.find(source).is_none())
+            .collect();
+        let read = match self.read_many_or_mark(&unknown, &info) {
             Ok(contents) => contents,
             Err(err) => {
                 self.log.latch(&crate::log::explained(&err));
                 return Err(err);
             }
         };
-        // Where, how much, and which content from which byte on; none for zeros.
-        type Write = (u64, u64, Option<(usize, usize)>);
-        let mut plan: Vec<Write> = Vec::new();
-        let mut source = 0;
+        let mut read = read.iter();
+        let mut contents = sources.iter().map(|source| {
+            let kept = self.recent.find(source);
+            kept.or_else(|| read.next().map(Vec::as_slice))
+                .unwrap_or_default()
+        });
+        let mut source: Option<(Located, &[u8])> = None;
+        let mut writes: Vec<(u64, &[u8])> = Vec::with_capacity(pieces.len());
+        let mut zeros: Vec<(u64, u64)> = Vec::new();
+        let mut written = 0;
         for piece in pieces {
             let offset = piece.start * BLOCK;
             let len = (piece.end * BLOCK).min(info.size) - offset;
-            while sources[source] != piece.source {
-                source += 1;
-            }
+            written += len;
+            let content = match source {
+                Some((known, content)) if known == piece.source => content,
+                _ => {
+                    let content = contents.next().unwrap_or_default();
+                    source = Some((piece.source, content));
+                    content
+                }
+            };
             if piece.source.entry.zero {
-                plan.push((offset, len, None));
+                zeros.push((offset, len));
                 continue;
             }
             let skip = usize_of(piece.start - piece.source.entry.block) * BLOCK_SIZE;
-            plan.push((offset, len, Some((source, skip))));
+            writes.push((offset, &content[skip..skip + usize_of(len)]));
         }
-        let mut writes: Vec<(u64, &[u8])> = Vec::new();
-        let mut written = 0;
-        for (offset, len, source) in &plan {
-            written += len;
-            match source {
-                Some((content, skip)) => {
-                    writes.push((*offset, &contents[*content][*skip..*skip + usize_of(*len)]));
-                }
-                None => disk
-                    .zero(*offset, *len)
-                    .map_err(|err| self.disk_failed("zeroing", index, *offset, err))?,
-            }
+        let zeroed = zeros
+            .iter()
+            .try_for_each(|(offset, len)| disk.zero(*offset, *len).map_err(|err| ("zeroing", *offset, err)));
+        let done = zeroed.and_then(|()| match writes.first() {
+            Some((offset, _)) => disk.write_many(&writes).map_err(|err| ("writing", *offset, err)),
+            None => Ok(()),
+        });
+        match done {
+            Ok(()) => Ok(written),
+            Err((attempted, offset, err)) => Err(self.disk_failed(attempted, index, offset, err)),
         }
-        if let Some((offset, _)) = writes.first() {
-            disk.write_many(&writes)
-                .map_err(|err| self.disk_failed("writing", index, *offset, err))?;
-        }
-        Ok(written)
     }
 }
 

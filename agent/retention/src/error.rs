@@ -32,13 +32,11 @@ pub enum StoreError {
         why: String,
     },
     /// There is no room for what was to be appended; nothing was lost, and room may be made.
-    #[error(
-        "retention store is full: {used} of {capacity} bytes are in use, oldest points can no longer make room"
-    )]
+    #[error("{}", full(*used, *capacity))]
     Full {
         /// Bytes in use.
         used: u64,
-        /// Bytes it may use.
+        /// Bytes it may use; 0 for as many as the volume has.
         capacity: u64,
     },
     /// There is no store here.
@@ -52,6 +50,16 @@ pub enum StoreError {
     Foreign {
         /// What does not agree.
         found: String,
+    },
+    /// A newer program wrote the store.
+    #[error(
+        "this retention store has format {found}, and this program knows formats up to {known}; nothing was changed"
+    )]
+    Newer {
+        /// Format of the store.
+        found: u32,
+        /// Newest format that can be read.
+        known: u32,
     },
     /// Bytes of the store are not what was written.
     #[error("retention store is damaged: {object} at 0x{offset:x}: {what}")]
@@ -89,6 +97,17 @@ pub enum StoreError {
     },
 }
 
+fn full(used: u64, capacity: u64) -> String {
+    match capacity {
+        0 => format!(
+            "the retention volume is full: this store has {used} bytes, and no point that may go makes room"
+        ),
+        _ => format!(
+            "retention store is full: {used} of {capacity} bytes are in use, and no point that may go makes room"
+        ),
+    }
+}
+
 impl StoreError {
     pub(crate) fn refused(what: impl Into<String>, hint: &'static str) -> Self {
         Self::Refused {
@@ -106,9 +125,13 @@ impl StoreError {
                  checks what is there",
             ),
             Self::Disk { .. } => Some("check the disk; its pair has to be compared again"),
-            Self::Full { .. } => Some("grow the retention volume, or delete recovery points"),
+            Self::Full { .. } => Some(
+                "delete recovery points (\"mt-agent points delete\"), lower their minimum age, or raise the space \
+                 (\"mt-agent policy\"), or grow the retention volume; nothing was lost",
+            ),
             Self::NotAStore { .. } => Some("create one with \"mt-agent retention init\""),
             Self::Foreign { .. } => Some("mount the retention volume that belongs to these pairs"),
+            Self::Newer { .. } => Some("run the newer agent again; an older one must not write here"),
             Self::Damaged { .. } => Some("run \"mt-agent retention check\" to see which points are affected"),
             Self::UnknownPoint { .. } | Self::PointDamaged { .. } => {
                 Some("see \"mt-agent points list\" for the points that can be reached")

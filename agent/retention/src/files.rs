@@ -8,53 +8,35 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
-use nix::libc;
+use nix::fcntl::{AtFlags, FallocateFlags, OFlag, fallocate, openat};
+use nix::sys::stat::{Mode, fstatat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::codec::{u64_of, usize_of};
 use crate::storage::{ObjectName, Storage, StorageError, StorageOp};
-use crate::types::BLOCK_SIZE;
+use crate::writer::{self, Aligned, TRANSFER_BYTES, UnderWay};
 
 /// Name of the lock file.
 const LOCK: &str = "LOCK";
 /// Most files held open.
 const OPEN_MAX: usize = 64;
-/// Bytes moved per system call.
-const TRANSFER_BYTES: usize = 1 << 20;
 
 /// A folder of segments and superblocks.
 #[derive(Debug)]
 pub struct FileStorage {
     folder: PathBuf,
     dir: File,
-    _lock: File,
-    open: RefCell<BTreeMap<ObjectName, File>>,
+    /// Held by whoever writes.
+    lock: Option<File>,
+    open: RefCell<BTreeMap<ObjectName, Arc<File>>>,
+    under_way: Arc<UnderWay>,
     buffer: RefCell<Aligned>,
-}
-
-/// Memory whose used part begins where direct I/O wants it, without `unsafe`: the spare block in front is skipped.
-#[derive(Debug)]
-struct Aligned {
-    bytes: Vec<u8>,
-    start: usize,
-}
-
-impl Aligned {
-    fn new() -> Self {
-        let bytes = vec![0; TRANSFER_BYTES + BLOCK_SIZE];
-        let start = bytes.as_ptr().align_offset(BLOCK_SIZE);
-        // The allocator may refuse to tell; then transfers fall back to what the kernel says about them.
-        let start = if start <= BLOCK_SIZE { start } else { 0 };
-        Self { bytes, start }
-    }
-
-    fn part(&mut self, len: usize) -> &mut [u8] {
-        &mut self.bytes[self.start..self.start + len]
-    }
 }
 
 impl FileStorage {
@@ -82,8 +64,29 @@ impl FileStorage {
         Ok(Self {
             folder: folder.to_owned(),
             dir,
-            _lock: lock,
+            lock: Some(lock),
             open: RefCell::default(),
+            under_way: Arc::default(),
+            buffer: RefCell::new(Aligned::new()),
+        })
+    }
+
+    /// Opens a folder that exists for reading: nothing is created in it, nothing is locked, and another process may have it
+    /// open for writing. Every write is refused; see [`Overlay`](crate::Overlay) for opening a store over it.
+    ///
+    /// # Errors
+    /// When it is not a folder, or may not be read.
+    pub fn open_read_only(folder: &Path) -> io::Result<Self> {
+        let dir = File::open(folder)?;
+        if !dir.metadata()?.is_dir() {
+            return Err(io::Error::new(io::ErrorKind::NotADirectory, "it is not a folder"));
+        }
+        Ok(Self {
+            folder: folder.to_owned(),
+            dir,
+            lock: None,
+            open: RefCell::default(),
+            under_way: Arc::default(),
             buffer: RefCell::new(Aligned::new()),
         })
     }
@@ -94,17 +97,17 @@ impl FileStorage {
         &self.folder
     }
 
-    fn path(&self, object: ObjectName) -> PathBuf {
-        self.folder.join(object.to_string())
-    }
-
-    fn with<T>(&self, object: ObjectName, call: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {
+    fn with<T>(&self, object: ObjectName, call: impl FnOnce(&Arc<File>) -> io::Result<T>) -> io::Result<T> {
         let mut open = self.open.borrow_mut();
         if !open.contains_key(&object) {
             if open.len() >= OPEN_MAX {
                 open.clear();
             }
-            open.insert(object, open_file(&self.path(object), false)?);
+            let how = match self.lock {
+                Some(_) => How::Write,
+                None => How::Read,
+            };
+            open.insert(object, Arc::new(open_file(&self.dir, object, how)?));
         }
         match open.get(&object) {
             Some(file) => call(file),
@@ -113,51 +116,50 @@ impl FileStorage {
     }
 }
 
-fn open_file(path: &Path, create: bool) -> io::Result<File> {
-    let open = |direct| {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(create)
-            .custom_flags(direct)
-            .open(path)
-    };
-    match open(libc::O_DIRECT) {
-        // How a file system says that it has no direct I/O; some have created the file by then.
-        Err(err) if err.raw_os_error() == Some(libc::EINVAL) => {
-            if create && path.exists() {
-                std::fs::remove_file(path)?;
-            }
-            open(0)
-        }
-        result => result,
+impl Drop for FileStorage {
+    fn drop(&mut self) {
+        // While the folder is locked: whoever opens it next must find it at rest.
+        self.under_way.wait();
     }
 }
 
-/// Calls `each` with the parts, gathered into buffers of at most [`TRANSFER_BYTES`].
-fn gather(
-    buffer: &mut Aligned,
-    parts: &[&[u8]],
-    mut each: impl FnMut(&[u8]) -> io::Result<()>,
-) -> io::Result<()> {
-    let mut filled = 0;
-    for part in parts {
-        let mut rest = *part;
-        while !rest.is_empty() {
-            let take = rest.len().min(TRANSFER_BYTES - filled);
-            buffer.part(TRANSFER_BYTES)[filled..filled + take].copy_from_slice(&rest[..take]);
-            filled += take;
-            rest = &rest[take..];
-            if filled == TRANSFER_BYTES {
-                each(buffer.part(filled))?;
-                filled = 0;
+/// How a file is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum How {
+    Read,
+    Write,
+    Create,
+}
+
+/// Opens a file of the folder that was opened, wherever its path leads by now: another volume may have been mounted there.
+fn open_file(dir: &File, object: ObjectName, how: How) -> io::Result<File> {
+    let name = object.to_string();
+    let access = match how {
+        How::Read => OFlag::O_RDONLY,
+        How::Write => OFlag::O_RDWR,
+        How::Create => OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL,
+    };
+    let open = |direct| {
+        openat(
+            dir,
+            name.as_str(),
+            access | OFlag::O_CLOEXEC | direct,
+            Mode::from_bits_truncate(0o600),
+        )
+    };
+    match open(OFlag::O_DIRECT) {
+        // How a file system says that it has no direct I/O; some have created the file by then.
+        Err(Errno::EINVAL) => {
+            if how == How::Create {
+                match unlinkat(dir, name.as_str(), UnlinkatFlags::NoRemoveDir) {
+                    Ok(()) | Err(Errno::ENOENT) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
             }
+            Ok(open(OFlag::empty())?.into())
         }
+        result => Ok(result?.into()),
     }
-    if filled > 0 {
-        each(buffer.part(filled))?;
-    }
-    Ok(())
 }
 
 fn failed(op: StorageOp, object: ObjectName, offset: u64) -> impl FnOnce(io::Error) -> StorageError {
@@ -173,10 +175,17 @@ impl Storage for FileStorage {
     fn list(&self) -> Result<Vec<(ObjectName, u64)>, StorageError> {
         let list = || -> io::Result<Vec<(ObjectName, u64)>> {
             let mut objects = Vec::new();
-            for entry in std::fs::read_dir(&self.folder)? {
+            let mut dir = Dir::openat(&self.dir, ".", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+            for entry in dir.iter() {
                 let entry = entry?;
-                if let Some(object) = entry.file_name().to_str().and_then(ObjectName::parse) {
-                    objects.push((object, entry.metadata()?.len()));
+                let Some(object) = entry.file_name().to_str().ok().and_then(ObjectName::parse) else {
+                    continue;
+                };
+                match fstatat(&self.dir, entry.file_name(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+                    Ok(stat) => objects.push((object, u64::try_from(stat.st_size).unwrap_or(0))),
+                    // Whoever only looks may come while its owner removes it.
+                    Err(Errno::ENOENT) => {}
+                    Err(errno) => return Err(errno.into()),
                 }
             }
             Ok(objects)
@@ -186,7 +195,10 @@ impl Storage for FileStorage {
 
     fn create(&mut self, object: ObjectName, len: u64) -> Result<(), StorageError> {
         let create = || -> io::Result<File> {
-            let file = open_file(&self.path(object), true)?;
+            if self.lock.is_none() {
+                return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+            }
+            let file = open_file(&self.dir, object, How::Create)?;
             let bytes = i64::try_from(len).map_err(io::Error::other)?;
             loop {
                 match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
@@ -203,11 +215,12 @@ impl Storage for FileStorage {
             Ok(file)
         };
         let file = create().map_err(failed(StorageOp::Create, object, len))?;
-        self.open.borrow_mut().insert(object, file);
+        self.open.borrow_mut().insert(object, Arc::new(file));
         Ok(())
     }
 
     fn read(&self, object: ObjectName, offset: u64, buf: &mut [u8]) -> Result<(), StorageError> {
+        self.under_way.wait();
         let mut buffer = self.buffer.borrow_mut();
         self.with(object, |file| {
             let mut at = offset;
@@ -225,29 +238,32 @@ impl Storage for FileStorage {
     fn write(&mut self, object: ObjectName, offset: u64, parts: &[&[u8]]) -> Result<(), StorageError> {
         let mut buffer = self.buffer.borrow_mut();
         self.with(object, |file| {
-            let mut at = offset;
-            gather(&mut buffer, parts, |piece| {
-                file.write_all_at(piece, at)?;
-                at += u64_of(piece.len());
-                Ok(())
-            })
+            writer::write(&self.under_way, &mut buffer, file, object, offset, parts)
         })
         .map_err(failed(StorageOp::Write, object, offset))
     }
 
     fn sync(&mut self, object: ObjectName) -> Result<(), StorageError> {
-        self.with(object, File::sync_data)
+        self.under_way.settle()?;
+        self.with(object, |file| file.sync_data())
             .map_err(failed(StorageOp::Sync, object, 0))
     }
 
     fn cut(&mut self, object: ObjectName, len: u64) -> Result<(), StorageError> {
+        self.under_way.settle()?;
         self.with(object, |file| file.set_len(len))
             .map_err(failed(StorageOp::Cut, object, len))
     }
 
     fn remove(&mut self, object: ObjectName) -> Result<(), StorageError> {
+        self.under_way.settle()?;
         self.open.borrow_mut().remove(&object);
-        std::fs::remove_file(self.path(object)).map_err(failed(StorageOp::Remove, object, 0))
+        let removed = match self.lock {
+            Some(_) => unlinkat(&self.dir, object.to_string().as_str(), UnlinkatFlags::NoRemoveDir)
+                .map_err(io::Error::from),
+            None => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
+        };
+        removed.map_err(failed(StorageOp::Remove, object, 0))
     }
 
     fn sync_dir(&mut self) -> Result<(), StorageError> {
@@ -256,8 +272,6 @@ impl Storage for FileStorage {
             .map_err(failed(StorageOp::SyncDir, ObjectName::Super(0), 0))
     }
 }
-
-const _: () = assert!(TRANSFER_BYTES.is_multiple_of(BLOCK_SIZE));
 
 /// Most bytes that a folder's volume can still take, for a forecast.
 ///

@@ -276,9 +276,9 @@ impl<S: Storage> Store<S> {
         for placed in &located {
             open.checksum = open.checksum.wrapping_add(placed.entry.checksum());
         }
+        self.recent.keep(number, &located, &mut open.batch.data);
         open.located.extend(located);
         open.batch.entries.clear();
-        open.batch.data.clear();
         Ok(())
     }
 
@@ -304,13 +304,13 @@ impl<S: Storage> Store<S> {
             offered: offered == Offered::AsPoint,
             point: new_point(spec, epoch, open.origin, bytes)?,
         };
-        self.log.append_meta(
-            &mut self.state,
-            Purpose::Ordinary,
-            Kind::Commit,
-            epoch,
-            &commit.encode(),
-        )?;
+        // A roll that is copied is not given up for want of one more record.
+        let purpose = match open.origin {
+            Origin::Roll { .. } | Origin::Mark => Purpose::Bookkeeping,
+            Origin::Source | Origin::Initial => Purpose::Ordinary,
+        };
+        self.log
+            .append_meta(&mut self.state, purpose, Kind::Commit, epoch, &commit.encode())?;
         if !Bug::AckBeforeSync.live() {
             self.log.sync()?;
         }
@@ -334,7 +334,13 @@ impl<S: Storage> Store<S> {
     /// Gives the open epoch up: none of it counts. Without an open epoch nothing happens.
     pub fn abort_epoch(&mut self) {
         if let Some(open) = self.open.take() {
-            self.state.aborted.insert(open.number);
+            self.recent.forget(open.number);
+            // One that left nothing in the log has nothing that could ever count.
+            if !open.located.is_empty() {
+                self.state.aborted.insert(open.number);
+            }
+            // What it appended is dead from here on: segments that are full of it can be dropped.
+            self.examined.clear();
         }
     }
 }
@@ -347,3 +353,6 @@ pub enum Offered {
     /// It is a step on the way, such as a part of a seeding.
     No,
 }
+
+#[cfg(test)]
+mod tests;

@@ -84,47 +84,64 @@
 //! | `superblock`, `segment`, `record`, `meta` | the format, byte by byte |
 //! | `log`, `scan` | appending, sealing, reading back; a segment as it lies in storage |
 //! | `store`, `ingest`, `apply`, `resolve`, `roll` | what is done with it |
-//! | `recover` | opening after a crash |
+//! | `recent` | content that is kept in memory until it is in place |
+//! | `recover`, `summary` | opening after a crash; what spares reading footers |
+//! | `walk`, `check`, `overlay` | reading every byte; looking at a store without touching it |
 //! | [`policy`] | which points are kept; what happens when space is short |
-//! | `reclaim` | getting space back |
+//! | `room`, `reclaim` | what is held back; getting space back |
+//! | [`inspect`] | what lies in a store, for an engineer |
+//! | [`files`], `writer` | a folder as storage; its large writes, several under way at once |
 
 #![forbid(unsafe_code)]
 
 mod apply;
+mod check;
 mod codec;
 mod error;
 pub mod files;
 mod ingest;
+pub mod inspect;
 mod log;
 mod meta;
+mod overlay;
 pub mod planted;
 pub mod policy;
 mod ranges;
+mod recent;
 mod reclaim;
 mod record;
 mod recover;
 mod resolve;
 mod roll;
+mod room;
 mod scan;
 mod segment;
 mod storage;
 mod store;
+mod summary;
 mod superblock;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod types;
+mod walk;
+mod writer;
 
 pub use apply::ApplyProgress;
+pub use check::{Checked, check_superblocks};
 pub use error::StoreError;
 pub use ingest::{Acknowledged, Offered};
+pub use overlay::Overlay;
 pub use reclaim::Reclaimed;
+pub use recover::restore_superblocks;
 pub use roll::{Roll, RollProgress};
 pub use storage::{ObjectName, Storage, StorageError, StorageOp, TargetDisk};
 pub use store::{
     Agreement, CreateOptions, OpenOptions, Recovered, SEGMENT_SIZE_DEFAULT, SEGMENT_SIZE_MAX,
     SEGMENT_SIZE_MIN, Status, Store,
 };
+pub use summary::{Catalogue, NoCatalogue};
 pub use types::{
     BLOCK_SIZE, Consistency, DISK_ID_BYTES_MAX, DISKS_MAX, Digest, Disk, DiskIndex, EXTENT_BYTES_MAX,
     EpochNumber, Origin, POINT_NAME_BYTES_MAX, POINT_TAGS_MAX, Point, PointSpec, StoreUuid, digest,
 };
+pub use walk::Finding;

@@ -1,12 +1,13 @@
 //! The log: segments in storage, the one that is being written, and the extents in them.
 //!
-//! Knows bytes and places; which extents count is for those above to say. Three rules are kept here:
+//! Knows bytes and places; which extents count is for those above to say, and how much room there is for `room`. Three
+//! rules are kept here:
 //!
 //! 1. A segment is sealed and durable before the next one is begun, so at most the newest can be torn.
 //! 2. A segment's folder entry is durable before anything in it can be acknowledged.
 //! 3. After a write or a flush that failed nothing is written any more: the log is latched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use roaring::RoaringTreemap;
@@ -16,18 +17,14 @@ use crate::error::StoreError;
 use crate::meta::State;
 use crate::planted::Bug;
 use crate::record::{self, ENTRY_SIZE, Entry, HEADER_SIZE, Image, Kind, NewHead};
-use crate::scan::read_footer;
+use crate::room::Room;
 use crate::segment::{self, SegmentHeader, Trailer, encode_footer, footer_blocks};
 use crate::storage::{ObjectName, Storage, StorageError};
-use crate::types::{BLOCK, BLOCK_SIZE, Disk, DiskIndex, EpochNumber, StoreUuid, digest};
+use crate::types::{BLOCK, BLOCK_SIZE, Disk, DiskIndex, EpochNumber, StoreUuid};
 
-/// Most bytes of footers kept in memory.
-const FOOTER_BYTES_MAX: usize = 48 << 20;
-/// Most blocks read with one request, and the widest gap that is read over to save one.
-const READ_BLOCKS_MAX: u32 = 512;
-const READ_GAP_BLOCKS: u32 = 16;
-/// Segments kept back for what makes room again: dropping points and segments has to be written down too.
-const RESERVE_SEGMENTS: u64 = 2;
+mod read;
+
+pub(crate) use read::real_len;
 
 /// An extent and the segment it lies in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +62,8 @@ pub(crate) struct Segment {
     pub last_epoch: EpochNumber,
     /// Bytes of data.
     pub data_bytes: u64,
+    /// Per epoch: after-images that were not relocated, and the sum of their checksums.
+    pub sums: BTreeMap<EpochNumber, (u64, u64)>,
 }
 
 impl Segment {
@@ -78,6 +77,7 @@ impl Segment {
             first_epoch: EpochNumber(u64::MAX),
             last_epoch: EpochNumber(0),
             data_bytes: 0,
+            sums: BTreeMap::new(),
         }
     }
 
@@ -95,6 +95,11 @@ impl Segment {
         self.last_epoch = self.last_epoch.max(entry.epoch);
         if !entry.zero {
             self.data_bytes += u64::from(entry.count) * BLOCK;
+        }
+        if entry.image == Image::After && !entry.relocated {
+            let (count, sum) = self.sums.entry(entry.epoch).or_default();
+            *count += 1;
+            *sum = sum.wrapping_add(entry.checksum());
         }
     }
 
@@ -124,80 +129,59 @@ struct Active {
 /// An extent that is to be appended: its data's place is counted from the start of the record's data.
 pub(crate) type NewEntry = Entry;
 
-/// What the log may do when space is short.
+/// What something is appended for, which decides what it may do when space is short; see `room`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// Leaves the reserve alone.
+    /// What a source or a roll brings, and before-images.
     Ordinary,
-    /// Makes room, so it may use what was kept back.
-    Housekeeping,
+    /// Live parts of a segment that is dropped next.
+    Copying,
+    /// What makes room, and marks.
+    Bookkeeping,
 }
 
 pub(crate) struct Log<S> {
     pub storage: S,
     pub store: StoreUuid,
+    disks: Vec<Disk>,
     pub segment_size: u64,
-    /// Most bytes it may take; 0 for as many as there are.
-    pub capacity: u64,
+    pub room: Room,
     pub segments: BTreeMap<u64, Segment>,
     active: Option<Active>,
-    next_seq: u64,
-    footers: Footers,
+    pub next_seq: u64,
+    footers: read::Footers,
     latched: Option<String>,
-    /// Whether the spare object is there.
-    spare: bool,
-    /// Bytes that the volume lacked when it was last found full, less what was freed since.
-    lacking: u64,
-}
-
-#[derive(Default)]
-struct Footers {
-    kept: BTreeMap<u64, (u64, Arc<Vec<Entry>>)>,
-    bytes: usize,
-    clock: u64,
-}
-
-impl Footers {
-    fn find(&mut self, seq: u64) -> Option<Arc<Vec<Entry>>> {
-        self.clock += 1;
-        let (used, entries) = self.kept.get_mut(&seq)?;
-        *used = self.clock;
-        Some(Arc::clone(entries))
-    }
-
-    fn keep(&mut self, seq: u64, entries: &Arc<Vec<Entry>>) {
-        self.bytes += entries.len() * size_of::<Entry>();
-        self.kept.insert(seq, (self.clock, Arc::clone(entries)));
-        while self.bytes > FOOTER_BYTES_MAX && self.kept.len() > 1 {
-            let oldest = self.kept.iter().min_by_key(|(_, (used, _))| *used);
-            let Some(oldest) = oldest.map(|(seq, _)| *seq) else {
-                return;
-            };
-            self.forget(oldest);
-        }
-    }
-
-    fn forget(&mut self, seq: u64) {
-        if let Some((_, entries)) = self.kept.remove(&seq) {
-            self.bytes -= entries.len() * size_of::<Entry>();
-        }
-    }
+    /// Why no point can be trusted: records are lost that may have said anything.
+    pub doubt: Option<String>,
+    /// Footers that turned out to be damaged since the store was opened, in words.
+    pub damage: Vec<String>,
 }
 
 impl<S: Storage> Log<S> {
-    pub(crate) fn new(storage: S, store: StoreUuid, segment_size: u64, capacity: u64, next_seq: u64) -> Self {
+    pub(crate) fn new(
+        storage: S,
+        store: StoreUuid,
+        disks: Vec<Disk>,
+        segment_size: u64,
+        capacity: u64,
+        next_seq: u64,
+    ) -> Self {
         Self {
             storage,
             store,
+            disks,
             segment_size,
-            capacity,
+            room: Room {
+                capacity,
+                ..Room::default()
+            },
             segments: BTreeMap::new(),
             active: None,
             next_seq,
-            footers: Footers::default(),
+            footers: read::Footers::default(),
             latched: None,
-            spare: false,
-            lacking: 0,
+            doubt: None,
+            damage: Vec::new(),
         }
     }
 
@@ -218,7 +202,7 @@ impl<S: Storage> Log<S> {
         }
     }
 
-    fn failed(&mut self, error: StorageError) -> StoreError {
+    pub(crate) fn failed(&mut self, error: StorageError) -> StoreError {
         let error = StoreError::Storage(error);
         self.latch(&explained(&error));
         error
@@ -232,14 +216,6 @@ impl<S: Storage> Log<S> {
     /// The segment that is being written.
     pub(crate) fn active_seq(&self) -> Option<u64> {
         self.active.as_ref().map(|active| active.seq)
-    }
-
-    /// Whether another segment may be begun without the reserve.
-    pub(crate) fn has_room(&self) -> bool {
-        let within_volume = self.lacking == 0;
-        let within_limit =
-            self.capacity == 0 || self.used() + (1 + RESERVE_SEGMENTS) * self.segment_size <= self.capacity;
-        within_volume && within_limit
     }
 
     /// Largest extent of data that fits a segment well, bytes.
@@ -359,80 +335,41 @@ impl<S: Storage> Log<S> {
         let needed = record_blocks + footer_blocks(entries) + 1;
         let state_len = state.encode().len() + 8 * (state.segments.len() + 2);
         let header_blocks = SegmentHeader::blocks(state_len);
-        let size = self
-            .segment_size
-            .max(u64::from(header_blocks + needed) * BLOCK)
-            .max(u64::from(header_blocks) * BLOCK * 4);
-        let keep = match purpose {
-            Purpose::Ordinary => RESERVE_SEGMENTS * self.segment_size,
-            Purpose::Housekeeping => 0,
-        };
-        if self.capacity > 0 && self.used() + size + keep > self.capacity {
-            return Err(StoreError::Full {
-                used: self.used(),
-                capacity: self.capacity,
-            });
-        }
         let seq = self.next_seq;
-        let object = ObjectName::Segment(seq);
-        self.create_segment(object, size, purpose)?;
+        let least = u64::from(header_blocks + needed.max(header_blocks)) * BLOCK;
+        let wanted = self
+            .segment_size
+            .max(least)
+            .max(u64::from(header_blocks) * BLOCK * 4);
+        let size = self.create_segment(purpose, wanted, least)?;
         self.next_seq += 1;
         self.seal(None)?;
         state.segments = self.segments.keys().copied().collect();
+        self.forget_given_up(state);
         self.begin(state, seq, size)?;
         Ok(seq)
     }
 
-    fn create_segment(&mut self, object: ObjectName, size: u64, purpose: Purpose) -> Result<(), StoreError> {
-        loop {
-            match self.storage.create(object, size) {
-                Ok(()) => return Ok(()),
-                Err(err) if err.is_full() => {
-                    // A file may be left that has only a part of its space.
-                    let left = self.storage.list()?;
-                    if left.iter().any(|(name, _)| *name == object) {
-                        self.storage.remove(object).map_err(|err| self.failed(err))?;
-                    }
-                    if purpose == Purpose::Housekeeping && self.spare {
-                        self.spare = false;
-                        self.storage
-                            .remove(ObjectName::Spare)
-                            .map_err(|err| self.failed(err))?;
-                        continue;
-                    }
-                    self.lacking = size;
-                    return Err(StoreError::Full {
-                        used: self.used(),
-                        capacity: self.capacity,
-                    });
-                }
-                Err(err) => return Err(self.failed(err)),
-            }
+    /// Forgets the numbers of epochs that were given up and of which no segment holds anything any more: they would make every
+    /// header larger for ever. Numbers that are not applied yet stay, since opening counts through them.
+    fn forget_given_up(&self, state: &mut State) {
+        // Records that are lost may have been of any epoch.
+        if self.doubt.is_some() || state.aborted.is_empty() {
+            return;
         }
-    }
-
-    /// Sets space aside for the time when the volume is full; without it the store works as well, until then.
-    pub(crate) fn set_spare_aside(&mut self, is_there: bool) -> Result<(), StoreError> {
-        self.spare |= is_there;
-        if self.spare {
-            return Ok(());
+        if Bug::GivenUpForgotten.live() {
+            state.aborted.retain(|epoch| *epoch > state.applied);
+            return;
         }
-        match self.storage.create(ObjectName::Spare, 2 * self.segment_size) {
-            Ok(()) => {
-                self.spare = true;
-                Ok(())
-            }
-            Err(err) if err.is_full() => {
-                let left = self.storage.list()?;
-                if left.iter().any(|(name, _)| *name == ObjectName::Spare) {
-                    self.storage
-                        .remove(ObjectName::Spare)
-                        .map_err(|err| self.failed(err))?;
-                }
-                Ok(())
-            }
-            Err(err) => Err(self.failed(err)),
-        }
+        // Only after-images are ever of an epoch that is given up, and copies are only made of what counts.
+        let found: BTreeSet<EpochNumber> = self
+            .segments
+            .values()
+            .flat_map(|segment| segment.sums.keys().copied())
+            .collect();
+        state
+            .aborted
+            .retain(|epoch| *epoch > state.applied || found.contains(epoch));
     }
 
     fn begin(&mut self, state: &State, seq: u64, size: u64) -> Result<(), StoreError> {
@@ -519,112 +456,6 @@ impl<S: Storage> Log<S> {
             .map_err(|err| self.failed(err))
     }
 
-    /// All extents of a segment: sorted when it is sealed, by ordinal when it is not.
-    pub(crate) fn entries(&mut self, seq: u64) -> Result<Arc<Vec<Entry>>, StoreError> {
-        let Some(segment) = self.segments.get(&seq) else {
-            return Ok(Arc::new(Vec::new()));
-        };
-        let Some(trailer) = &segment.trailer else {
-            return Ok(Arc::clone(&segment.entries));
-        };
-        if let Some(entries) = self.footers.find(seq) {
-            return Ok(entries);
-        }
-        let entries = Arc::new(read_footer(&self.storage, seq, trailer)?);
-        self.footers.keep(seq, &entries);
-        Ok(entries)
-    }
-
-    /// Calls `each` for every extent that touches one of `blocks`, which are sorted, with the blocks' positions.
-    pub(crate) fn for_each_touching(
-        &mut self,
-        disk: DiskIndex,
-        blocks: &[u64],
-        mut each: impl FnMut(Located, std::ops::Range<usize>),
-    ) -> Result<(), StoreError> {
-        let (Some(&first), Some(&last)) = (blocks.first(), blocks.last()) else {
-            return Ok(());
-        };
-        let candidates: Vec<u64> = self
-            .segments
-            .iter()
-            .filter(|(_, segment)| segment.may_have(disk, blocks))
-            .map(|(seq, _)| *seq)
-            .collect();
-        for seq in candidates {
-            for entry in self.entries(seq)?.iter() {
-                let other_disk = entry.disk != disk && !Bug::OtherDisk.live();
-                if other_disk || entry.end() <= first || entry.block > last {
-                    continue;
-                }
-                let from = blocks.partition_point(|block| *block < entry.block);
-                let to = blocks.partition_point(|block| *block < entry.end());
-                if from < to {
-                    each(Located { seq, entry: *entry }, from..to);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads the content of an extent and checks its digest. `disk` is the one it belongs to.
-    pub(crate) fn read(&self, located: &Located, disk: &Disk) -> Result<Vec<u8>, StoreError> {
-        let entry = &located.entry;
-        let mut content = vec![0; usize_of(u64::from(entry.count)) * BLOCK_SIZE];
-        if entry.zero {
-            return Ok(content);
-        }
-        let object = ObjectName::Segment(located.seq);
-        let offset = u64::from(entry.data) * BLOCK;
-        self.storage.read(object, offset, &mut content)?;
-        checked(located, disk, content)
-    }
-
-    /// Reads the content of many extents of one disk, neighbours in the log with one request, and checks each digest. Each is
-    /// an error of its own.
-    pub(crate) fn read_many(
-        &self,
-        wanted: &[Located],
-        disk: &Disk,
-    ) -> Result<Vec<Result<Vec<u8>, StoreError>>, StoreError> {
-        let mut found: Vec<Result<Vec<u8>, StoreError>> = Vec::with_capacity(wanted.len());
-        let mut order: Vec<usize> = Vec::with_capacity(wanted.len());
-        for (at, located) in wanted.iter().enumerate() {
-            found.push(Ok(Vec::new()));
-            if !located.entry.zero {
-                order.push(at);
-            }
-        }
-        let place = |at: &usize| (wanted[*at].seq, wanted[*at].entry.data);
-        order.sort_unstable_by_key(place);
-        let mut run = 0;
-        while run < order.len() {
-            let (seq, start) = place(&order[run]);
-            let mut end = start + wanted[order[run]].entry.count;
-            let mut next = run + 1;
-            while let Some(at) = order.get(next) {
-                let (next_seq, data) = place(at);
-                let next_end = data + wanted[*at].entry.count;
-                if next_seq != seq || data > end + READ_GAP_BLOCKS || next_end > start + READ_BLOCKS_MAX {
-                    break;
-                }
-                end = end.max(next_end);
-                next += 1;
-            }
-            let mut bytes = vec![0; usize_of(u64::from(end - start)) * BLOCK_SIZE];
-            let object = ObjectName::Segment(seq);
-            self.storage.read(object, u64::from(start) * BLOCK, &mut bytes)?;
-            for at in &order[run..next] {
-                let entry = &wanted[*at].entry;
-                let from = usize_of(u64::from(entry.data - start)) * BLOCK_SIZE;
-                let len = usize_of(u64::from(entry.count)) * BLOCK_SIZE;
-                found[*at] = checked(&wanted[*at], disk, bytes[from..from + len].to_vec());
-            }
-            run = next;
-        }
-        Ok(found)
-    }
-
     /// Takes sealed segments out of the log: written down, durable, and only then removed.
     pub(crate) fn drop_segments(&mut self, state: &mut State, seqs: &[u64]) -> Result<(), StoreError> {
         if seqs.is_empty() {
@@ -640,18 +471,10 @@ impl<S: Storage> Log<S> {
             }
             self.storage.sync_dir().map_err(|err| self.failed(err))?;
         }
-        self.append_meta(
-            state,
-            Purpose::Housekeeping,
-            Kind::Segments,
-            EpochNumber(0),
-            &body,
-        )?;
+        self.append_meta(state, Purpose::Bookkeeping, Kind::Segments, EpochNumber(0), &body)?;
         self.sync()?;
         for seq in seqs {
-            if let Some(segment) = self.segments.remove(seq) {
-                self.lacking = self.lacking.saturating_sub(segment.bytes);
-            }
+            self.segments.remove(seq);
             state.segments.remove(seq);
             self.footers.forget(*seq);
             if !Bug::RemoveBeforeRecord.live() {
@@ -661,10 +484,7 @@ impl<S: Storage> Log<S> {
             }
         }
         self.storage.sync_dir().map_err(|err| self.failed(err))?;
-        if self.lacking == 0 {
-            self.set_spare_aside(false)?;
-        }
-        Ok(())
+        self.fill_reserve().map(drop)
     }
 
     /// Removes objects that are no part of the log.
@@ -686,28 +506,6 @@ impl<S: Storage> Log<S> {
     pub(crate) fn sync_object(&mut self, object: ObjectName) -> Result<(), StoreError> {
         self.storage.sync(object).map_err(|err| self.failed(err))
     }
-}
-
-/// The content of an extent, when its digest says so.
-fn checked(located: &Located, disk: &Disk, content: Vec<u8>) -> Result<Vec<u8>, StoreError> {
-    let entry = &located.entry;
-    if digest(&content[..real_len(entry, disk)]) == entry.digest || Bug::DigestNotRead.live() {
-        return Ok(content);
-    }
-    Err(StoreError::Damaged {
-        object: ObjectName::Segment(located.seq),
-        offset: u64::from(entry.data) * BLOCK,
-        what: format!(
-            "the content of {} blocks of {} ({}) at block {} in epoch {} fails its digest",
-            entry.count, entry.disk, disk.id, entry.block, entry.epoch
-        ),
-    })
-}
-
-/// Bytes of an extent that are on its disk: the last block of a disk may be cut.
-pub(crate) fn real_len(entry: &Entry, disk: &Disk) -> usize {
-    let len = u64::from(entry.count) * BLOCK;
-    usize_of(len.min(disk.size.saturating_sub(entry.block * BLOCK)))
 }
 
 pub(crate) fn damaged(object: ObjectName, offset: u64, what: impl Into<String>) -> StoreError {

@@ -39,11 +39,13 @@ pub enum Bug {
     FirstWriteWins,
     /// A raised generation is written to the superblocks, and not flushed.
     GenerationNotSynced,
+    /// That an epoch was given up is forgotten while its images are still in the log.
+    GivenUpForgotten,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::AckBeforeSync,
         Self::BaseNotSynced,
         Self::NoBase,
@@ -60,6 +62,7 @@ impl Bug {
         Self::NewestDropped,
         Self::FirstWriteWins,
         Self::GenerationNotSynced,
+        Self::GivenUpForgotten,
     ];
 
     /// Whether this bug is live on this thread.

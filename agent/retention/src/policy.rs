@@ -16,6 +16,8 @@ const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
 /// A segment that is live by less than this is copied together with others when space is needed.
 const LIVE_PERCENT: u64 = 75;
+/// The same while nobody waits for space.
+pub const LIVE_PERCENT_IDLE: u64 = LIVE_PERCENT / 2;
 
 /// What to do when space is short and only the newest point is left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,20 +97,31 @@ pub fn to_thin<'a>(
     dropped
 }
 
-/// Why an operator may not delete a point now; `None` when he may.
+/// Why an operator may not delete a point now, and what to do instead; `None` when he may.
 #[must_use]
-pub fn refusal_to_delete(point: &Point, is_newest: bool, now_ms: i64, policy: &Policy) -> Option<String> {
+pub fn refusal_to_delete(
+    point: &Point,
+    is_newest: bool,
+    now_ms: i64,
+    policy: &Policy,
+) -> Option<(String, &'static str)> {
     let age = age(point, now_ms);
     if point.pinned {
-        Some(format!("recovery point {} is pinned", point.epoch))
+        let why = format!("recovery point {} is pinned", point.epoch);
+        Some((why, "\"mt-agent points pin --release\" lets go of it"))
     } else if is_newest {
-        Some(format!("recovery point {} is the newest", point.epoch))
+        let why = format!("recovery point {} is the newest", point.epoch);
+        Some((why, "it can be deleted when there is a newer one"))
     } else if age < policy.minimum_age_ms {
-        Some(format!(
+        let why = format!(
             "recovery point {} is {} s old, and none younger than {} s is deleted",
             point.epoch,
             age / 1000,
             policy.minimum_age_ms / 1000
+        );
+        Some((
+            why,
+            "wait, or lower the age: \"mt-agent policy MACHINE --minimum-age TIME\"",
         ))
     } else {
         None
@@ -184,7 +197,7 @@ pub fn seconds_to_full(used: u64, capacity: u64, grown: u64, over_ms: u64) -> Op
 }
 
 /// What [`Store::make_room`] came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RoomMade {
     /// Points that were dropped for it.
     pub dropped: Vec<EpochNumber>,
@@ -196,16 +209,38 @@ pub struct RoomMade {
     pub stopped: bool,
 }
 
+/// What one step of making room came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RoomStep {
+    /// There is room: the call that found the store full may be repeated.
+    Room,
+    /// Go on: so many bytes came back.
+    Freed(u64),
+    /// Go on: this point was taken off the offer.
+    Dropped(EpochNumber),
+    /// Nothing more may be dropped.
+    Stopped,
+}
+
 impl<S: Storage> Store<S> {
     /// Drops what the policy no longer keeps, and gets its space back.
     ///
     /// # Errors
     /// When the store fails.
     pub fn thin(&mut self, now_ms: i64, policy: &Policy) -> Result<Vec<EpochNumber>, StoreError> {
+        let dropped = self.thin_points(now_ms, policy)?;
+        self.reclaim(LIVE_PERCENT_IDLE)?;
+        Ok(dropped)
+    }
+
+    /// Takes what the policy no longer keeps off the offer. Its space comes back with [`Store::reclaim_step`].
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn thin_points(&mut self, now_ms: i64, policy: &Policy) -> Result<Vec<EpochNumber>, StoreError> {
         let mut dropped = to_thin(self.points(), now_ms, policy);
         dropped.retain(|epoch| !self.is_needed(*epoch));
         self.drop_points(&dropped)?;
-        self.reclaim(LIVE_PERCENT / 2)?;
         Ok(dropped)
     }
 
@@ -216,39 +251,56 @@ impl<S: Storage> Store<S> {
     /// # Errors
     /// When the store fails.
     pub fn make_room(&mut self, now_ms: i64, policy: &Policy) -> Result<RoomMade, StoreError> {
-        let mut made = RoomMade {
-            dropped: Vec::new(),
-            freed: 0,
-            without_rollback: self.points().next().is_none(),
-            stopped: false,
-        };
+        let mut made = RoomMade::default();
+        self.begin_room();
         loop {
-            let before = self.log.used();
-            self.examined.clear();
-            self.reclaim(LIVE_PERCENT)?;
-            let freed = before.saturating_sub(self.log.used());
-            made.freed += freed;
-            if self.log.has_room() {
-                return Ok(made);
-            }
-            let decision = to_make_room(self.points(), now_ms, policy);
-            match decision {
-                RoomDecision::Drop(epoch) | RoomDecision::GoOnWithoutRollback(epoch)
-                    if !self.is_needed(epoch) =>
-                {
-                    self.drop_points(&[epoch])?;
-                    made.dropped.push(epoch);
+            match self.make_room_step(now_ms, policy)? {
+                RoomStep::Freed(bytes) => made.freed += bytes,
+                RoomStep::Dropped(epoch) => made.dropped.push(epoch),
+                step @ (RoomStep::Room | RoomStep::Stopped) => {
+                    made.stopped = step == RoomStep::Stopped;
                     made.without_rollback = self.points().next().is_none();
-                }
-                _ => {
-                    made.stopped = true;
                     return Ok(made);
                 }
             }
         }
     }
 
-    /// Deletes a point on an operator's word.
+    /// Begins to make room in steps: see [`Store::make_room_step`].
+    pub fn begin_room(&mut self) {
+        self.examined.clear();
+    }
+
+    /// One bounded step of [`Store::make_room`]: between two of them everything else may happen.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn make_room_step(&mut self, now_ms: i64, policy: &Policy) -> Result<RoomStep, StoreError> {
+        if self.log.has_some_room()? {
+            return Ok(RoomStep::Room);
+        }
+        let step = self.reclaim_step(LIVE_PERCENT)?;
+        if !step.complete {
+            return Ok(RoomStep::Freed(step.freed));
+        }
+        // What is in use stays as if it were pinned; the next one goes instead.
+        let points: Vec<Point> = self
+            .points()
+            .map(|point| Point {
+                pinned: point.pinned || self.is_needed(point.epoch),
+                ..point.clone()
+            })
+            .collect();
+        match to_make_room(points.iter(), now_ms, policy) {
+            RoomDecision::Drop(epoch) | RoomDecision::GoOnWithoutRollback(epoch) => {
+                self.drop_points(&[epoch])?;
+                Ok(RoomStep::Dropped(epoch))
+            }
+            RoomDecision::Stop => Ok(RoomStep::Stopped),
+        }
+    }
+
+    /// Deletes a point on an operator's word. Its space comes back with [`Store::reclaim_step`].
     ///
     /// # Errors
     /// When the policy, a pin or a roll holds it, or the store fails.
@@ -262,16 +314,14 @@ impl<S: Storage> Store<S> {
             .points()
             .next_back()
             .is_some_and(|newest| newest.epoch == epoch);
-        if let Some(why) = refusal_to_delete(self.point(epoch)?, is_newest, now_ms, policy) {
-            return Err(StoreError::refused(why, "wait, or release its pin"));
+        if let Some((why, hint)) = refusal_to_delete(self.point(epoch)?, is_newest, now_ms, policy) {
+            return Err(StoreError::refused(why, hint));
         }
-        self.drop_points(&[epoch])?;
-        self.reclaim(LIVE_PERCENT / 2)?;
-        Ok(())
+        self.drop_points(&[epoch])
     }
 
     fn is_needed(&self, epoch: EpochNumber) -> bool {
-        self.open.as_ref().is_some_and(|open| open.needs(epoch))
+        self.is_held(epoch) || self.open.as_ref().is_some_and(|open| open.needs(epoch))
     }
 }
 

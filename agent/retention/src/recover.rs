@@ -2,13 +2,17 @@
 //!
 //! 1. The superblocks say whose store this is.
 //! 2. The newest segment whose header can be read gives the state; its records, and those of segments after it, change it.
-//! 3. Sealed segments say by their footers what is in them. One without a footer is read record by record.
+//! 3. Sealed segments say by their footers what is in them. One without a footer is read record by record. Where the
+//!    catalogue has a summary that the segment's trailer vouches for, not even the footer is read.
 //! 4. The walk ends at the first record that is not whole. An epoch without its commit is dropped. What lies behind is
 //!    never looked at again: the segment is sealed there, and the next record goes to a new one.
 //! 5. Complete epochs that are not noted as applied are queued to be applied again.
 //! 6. Files that are no part of the log are removed: segments that were dropped, and one that was never begun.
 //!
-//! All of this reads until 6 and the sealing of 4, both of which can be cut and repeated.
+//! 7. A superblock that cannot be read, or that a crash left behind the other, is written again.
+//!
+//! All of this reads until 6, 7 and the sealing of 4, which can be cut and repeated. A segment whose records are lost is
+//! not sealed: its footer would hide from the next open that something is missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,94 +23,22 @@ use crate::error::StoreError;
 use crate::log::{Located, Log, Segment, damaged};
 use crate::meta::{Commit, PointChanges, State, numbers};
 use crate::planted::Bug;
+use crate::recent::Recent;
 use crate::record::{Entry, Image, Kind};
-use crate::scan::{Scan, Scanned, read_footer, read_header, read_trailer};
+use crate::scan::{Scan, Scanned, read_footer, read_trailer};
 use crate::segment::{SegmentHeader, Trailer};
 use crate::storage::{ObjectName, Storage};
 use crate::store::{OpenOptions, Recovered, SEGMENT_SIZE_DEFAULT, Store, check_disks};
-use crate::superblock::{SUPERBLOCK_SIZE, Superblock};
+use crate::summary::{self, Catalogue, NoCatalogue};
+use crate::superblock::Superblock;
 use crate::types::{BLOCK, Disk, EpochNumber};
+use crate::walk::Whole;
 
-/// What the objects of a store say, before anything is changed.
-struct Survey {
-    superblock: Option<Superblock>,
-    spare: bool,
-    /// Segments whose header can be read: length and header.
-    headers: BTreeMap<u64, (u64, SegmentHeader)>,
-    /// Segments whose header cannot be read: length, and what is wrong.
-    headless: BTreeMap<u64, (u64, String)>,
-}
+mod survey;
 
-fn survey<S: Storage>(storage: &S) -> Result<Survey, StoreError> {
-    let mut objects = storage.list()?;
-    objects.sort_unstable();
-    let mut superblock: Option<Superblock> = None;
-    let spare = objects.iter().any(|(object, _)| *object == ObjectName::Spare);
-    let mut why = None;
-    for (object, len) in &objects {
-        let ObjectName::Super(_) = object else { continue };
-        if *len != u64_of(SUPERBLOCK_SIZE) {
-            why = Some("a superblock is cut");
-            continue;
-        }
-        let mut bytes = vec![0; SUPERBLOCK_SIZE];
-        storage.read(*object, 0, &mut bytes)?;
-        match Superblock::decode(&bytes) {
-            Ok(found)
-                if superblock
-                    .as_ref()
-                    .is_none_or(|best| best.sequence < found.sequence) =>
-            {
-                superblock = Some(found);
-            }
-            Ok(_) => {}
-            Err(what) => why = Some(what),
-        }
-    }
-    if superblock.is_none() {
-        return match why {
-            Some(what) => Err(damaged(
-                ObjectName::Super(0),
-                0,
-                format!("neither superblock can be read: {what}"),
-            )),
-            None => Err(StoreError::NotAStore {
-                found: format!("{} objects and no superblock", objects.len()),
-            }),
-        };
-    }
-    let mut headers = BTreeMap::new();
-    let mut headless = BTreeMap::new();
-    for (object, len) in objects {
-        let ObjectName::Segment(seq) = object else {
-            continue;
-        };
-        let ours = superblock.as_ref().map(|s| s.store);
-        let header = read_header(storage, seq, len)?.and_then(|header| {
-            if Some(header.store) != ours {
-                Err("it belongs to another store")
-            } else if header.seq != seq {
-                Err("it belongs to another segment")
-            } else {
-                Ok(header)
-            }
-        });
-        match header {
-            Ok(header) => {
-                headers.insert(seq, (len, header));
-            }
-            Err(what) => {
-                headless.insert(seq, (len, what.to_owned()));
-            }
-        }
-    }
-    Ok(Survey {
-        superblock,
-        spare,
-        headers,
-        headless,
-    })
-}
+pub(crate) use survey::read_superblock;
+pub use survey::restore_superblocks;
+use survey::{Survey, survey};
 
 impl<S: Storage> Store<S> {
     /// Opens a store, whatever happened to it before.
@@ -118,29 +50,37 @@ impl<S: Storage> Store<S> {
     /// When there is no store, it belongs to other disks, both superblocks or the newest state are damaged, or the storage
     /// fails. Damage that leaves points usable is no error: see [`Recovered::damage`].
     pub fn open(storage: S, options: OpenOptions) -> Result<(Self, Recovered), StoreError> {
+        Self::open_with(storage, options, &NoCatalogue)
+    }
+
+    /// Opens a store as [`Store::open`] does, and spares reading the footers that a catalogue has summaries of.
+    ///
+    /// # Errors
+    /// As [`Store::open`]. Nothing about the catalogue is an error.
+    pub fn open_with(
+        storage: S,
+        options: OpenOptions,
+        catalogue: &dyn Catalogue,
+    ) -> Result<(Self, Recovered), StoreError> {
         let survey = survey(&storage)?;
-        let Some(superblock) = survey.superblock else {
-            return Err(StoreError::NotAStore {
-                found: "no superblock".to_owned(),
-            });
-        };
+        let superblock = &survey.superblock;
         check_disks(&superblock.disks)?;
         if let Some(wanted) = &options.disks {
             compare_disks(&superblock.disks, wanted)?;
         }
         let mut recovery = Recovery {
             storage: &storage,
-            superblock: &superblock,
+            catalogue,
+            superblock,
             state: State::default(),
             segments: BTreeMap::new(),
-            sums: BTreeMap::new(),
             report: Recovered::default(),
             to_seal: Vec::new(),
             to_repair: Vec::new(),
             doubt: None,
             seen: EpochNumber(0),
         };
-        let garbage = recovery.read(&survey.headers, &survey.headless)?;
+        let garbage = recovery.read(&survey)?;
         recovery.end_epochs();
         let Recovery {
             state,
@@ -156,16 +96,17 @@ impl<S: Storage> Store<S> {
         } else {
             superblock.segment_size
         };
-        let all = survey.headers.keys().chain(survey.headless.keys());
-        let next_seq = all.max().map_or(1, |seq| seq + 1);
+        let next_seq = survey.lengths.keys().next_back().map_or(1, |seq| seq + 1);
         let mut log = Log::new(
             storage,
             superblock.store,
+            state.disks.clone(),
             segment_size,
             options.capacity,
             next_seq,
         );
         log.segments = segments;
+        log.doubt = doubt;
         for (seq, header) in &to_repair {
             log.write_object(ObjectName::Segment(*seq), header)?;
             log.sync_object(ObjectName::Segment(*seq))?;
@@ -177,7 +118,13 @@ impl<S: Storage> Store<S> {
             log.remove_objects(&garbage)?;
         }
         // Last: its absence is only noticed by a full store.
-        log.set_spare_aside(survey.spare)?;
+        if survey.spare == Some(0) {
+            log.remove_objects(&[ObjectName::Spare])?;
+        }
+        log.room.spare = survey.spare.unwrap_or(0);
+        log.fill_reserve()?;
+        // Whether there is room is not known before it was tried.
+        log.room.short = 1;
         let mut store = Self {
             log,
             covered: vec![RoaringTreemap::new(); state.disks.len()],
@@ -189,18 +136,19 @@ impl<S: Storage> Store<S> {
             damage: Vec::new(),
             examined: BTreeSet::new(),
             horizon: 0,
+            moving: None,
             unreachable: BTreeMap::new(),
+            held: BTreeMap::new(),
+            recent: Recent::default(),
         };
         store.load()?;
-        if let Some(why) = doubt {
-            let points: Vec<EpochNumber> = store.state.points.keys().copied().collect();
-            for point in points {
-                store.unreachable.insert(point, why.clone());
-            }
+        if let Some(what) = survey.to_repair {
+            store.restore_superblocks()?;
+            report.repaired.push(what);
         }
         report.to_apply = u64_of(store.pending.len());
         store.damage.extend(report.damage.iter().cloned());
-        report.damage.clone_from(&store.damage);
+        report.damage = store.status().damage;
         Ok((store, report))
     }
 
@@ -274,11 +222,10 @@ fn compare_disks(ours: &[Disk], wanted: &[Disk]) -> Result<(), StoreError> {
 
 struct Recovery<'a, S> {
     storage: &'a S,
+    catalogue: &'a dyn Catalogue,
     superblock: &'a Superblock,
     state: State,
     segments: BTreeMap<u64, Segment>,
-    /// Per epoch: count of extents, and their sum.
-    sums: BTreeMap<EpochNumber, (u64, u64)>,
     report: Recovered,
     to_seal: Vec<(u64, u32)>,
     /// Segments whose header is to be written again.
@@ -291,19 +238,16 @@ struct Recovery<'a, S> {
 
 impl<S: Storage> Recovery<'_, S> {
     /// Reads all segments; returns the objects that are no part of the log.
-    fn read(
-        &mut self,
-        headers: &BTreeMap<u64, (u64, SegmentHeader)>,
-        headless: &BTreeMap<u64, (u64, String)>,
-    ) -> Result<Vec<ObjectName>, StoreError> {
+    fn read(&mut self, survey: &Survey) -> Result<Vec<ObjectName>, StoreError> {
         let mut garbage = Vec::new();
-        let Some((&base, (_, header))) = headers.last_key_value() else {
+        let Some((base, header)) = &survey.base else {
             return Err(damaged(
-                ObjectName::Segment(headless.keys().next().copied().unwrap_or_default()),
+                ObjectName::Segment(survey.lengths.keys().next().copied().unwrap_or_default()),
                 0,
                 "no segment's header can be read",
             ));
         };
+        let base = *base;
         self.state = header.state.clone();
         self.state.generation = self.state.generation.max(self.superblock.generation);
         if self.state.disks != self.superblock.disks {
@@ -314,15 +258,12 @@ impl<S: Storage> Recovery<'_, S> {
             ));
         }
         let mut headless_newer = Vec::new();
-        for (seq, (len, what)) in headless {
-            if self.state.segments.contains(seq) {
-                self.report
-                    .damage
-                    .push(format!("segment {}: {what}", ObjectName::Segment(*seq)));
-                self.read_sealed(*seq, *len, 1)?;
-            } else if *seq < base {
-                garbage.push(ObjectName::Segment(*seq));
-            } else {
+        for (seq, len) in &survey.lengths {
+            if *seq == base {
+                self.replay(*seq, *len, header.header_blocks)?;
+            } else if self.state.segments.contains(seq) {
+                self.read_sealed(*seq, *len)?;
+            } else if let Some(what) = survey.headless.get(seq) {
                 match self.first_record(*seq, *len)? {
                     None => garbage.push(ObjectName::Segment(*seq)),
                     Some((at, synced)) => {
@@ -334,13 +275,6 @@ impl<S: Storage> Recovery<'_, S> {
                         headless_newer.push((*seq, *len, at));
                     }
                 }
-            }
-        }
-        for (seq, (len, header)) in headers {
-            if *seq == base {
-                self.replay(*seq, *len, header.header_blocks)?;
-            } else if self.state.segments.contains(seq) {
-                self.read_sealed(*seq, *len, header.header_blocks)?;
             } else {
                 garbage.push(ObjectName::Segment(*seq));
             }
@@ -404,53 +338,72 @@ impl<S: Storage> Recovery<'_, S> {
         Ok(first.map(|first| (first, false)))
     }
 
-    /// Reads a sealed segment by its footer, or record by record when that is not whole.
-    fn read_sealed(&mut self, seq: u64, len: u64, header_blocks: u32) -> Result<(), StoreError> {
+    /// Reads a sealed segment: by what the catalogue has of it, by its footer, or record by record when that is not whole.
+    fn read_sealed(&mut self, seq: u64, len: u64) -> Result<(), StoreError> {
         let trailer = read_trailer(self.storage, &self.superblock.store, seq, len)?;
+        if let Ok(trailer) = &trailer
+            && let Some(summary) = self.catalogue.summary(seq)
+        {
+            match summary::decode(&summary, trailer, len) {
+                Ok(segment) => {
+                    self.report.summaries += 1;
+                    self.add(seq, segment);
+                    return Ok(());
+                }
+                Err(what) => self
+                    .report
+                    .catalogue
+                    .push(format!("segment {}: {what}", ObjectName::Segment(seq))),
+            }
+        }
         let entries = match &trailer {
             Ok(trailer) => match read_footer(self.storage, seq, trailer) {
-                Ok(entries) => Ok(entries),
+                Ok(entries) if self.fit(&entries, trailer) => Ok(entries),
+                Ok(_) => Err("its footer is out of bounds".to_owned()),
                 Err(StoreError::Damaged { what, .. }) => Err(what),
                 Err(err) => return Err(err),
             },
             Err(what) => Err((*what).to_owned()),
         };
         let mut segment = Segment::new(len);
-        match (entries, trailer) {
-            (Ok(entries), Ok(trailer)) if self.fit(&entries, &trailer) => {
+        match entries {
+            Ok(entries) => {
                 for entry in &entries {
-                    self.note(&mut segment, entry);
+                    segment.note(entry);
                 }
-                segment.trailer = Some(trailer);
+                segment.trailer = trailer.ok();
             }
-            (entries, _) => {
-                let what = entries
-                    .err()
-                    .unwrap_or_else(|| "its footer is out of bounds".to_owned());
+            Err(what) => {
                 self.report.damage.push(format!(
                     "segment {}: {what}; it was read record by record",
                     ObjectName::Segment(seq)
                 ));
-                let mut scan = Scan::new(
-                    self.storage,
-                    self.superblock.store,
+                let whole = Whole {
+                    storage: self.storage,
+                    store: self.superblock.store,
                     seq,
                     len,
-                    &self.superblock.disks,
-                    header_blocks,
-                );
-                let mut found = Vec::new();
-                while let Ok(record) = scan.next()? {
-                    found.extend(record.entries);
+                    disks: &self.superblock.disks,
+                    end: trailer.ok().map(|trailer| trailer.end),
+                };
+                let walked = whole.walk()?;
+                for entry in &walked.entries {
+                    segment.note(entry);
                 }
-                for entry in &found {
-                    self.note(&mut segment, entry);
+                segment.entries = std::sync::Arc::new(walked.entries);
+                if let Some(why) = walked.lost {
+                    self.report.damage.push(why.clone());
+                    self.doubt = Some(why);
                 }
-                segment.entries = std::sync::Arc::new(found);
             }
         }
-        self.segments.insert(seq, segment);
+        self.add(seq, segment);
         Ok(())
+    }
+
+    fn add(&mut self, seq: u64, segment: Segment) {
+        self.seen = self.seen.max(segment.last_epoch);
+        self.segments.insert(seq, segment);
     }
 
     fn fit(&self, entries: &[Entry], trailer: &Trailer) -> bool {
@@ -459,16 +412,6 @@ impl<S: Storage> Recovery<'_, S> {
             disk.is_some_and(|disk| entry.end() <= disk.blocks())
                 && (entry.zero || u64::from(entry.data) + u64::from(entry.count) <= u64::from(trailer.end))
         })
-    }
-
-    fn note(&mut self, segment: &mut Segment, entry: &Entry) {
-        segment.note(entry);
-        self.seen = self.seen.max(entry.epoch);
-        if entry.image == Image::After && !entry.relocated {
-            let (count, sum) = self.sums.entry(entry.epoch).or_default();
-            *count += 1;
-            *sum = sum.wrapping_add(entry.checksum());
-        }
     }
 
     /// The next record. Where there is none, but a later one proves that what should be here was durable once, bytes changed
@@ -482,6 +425,10 @@ impl<S: Storage> Recovery<'_, S> {
             let Some(next) = scan.durable_after()? else {
                 return Ok(None);
             };
+            // A process that looks on while another one writes: by now what is durable can be read.
+            if let Ok(record) = scan.next()? {
+                return Ok(Some(record));
+            }
             let object = ObjectName::Segment(scan.seq);
             self.report
                 .damage
@@ -508,9 +455,10 @@ impl<S: Storage> Recovery<'_, S> {
         let mut segment = Segment::new(len);
         let mut found = Vec::new();
         let mut commits = Vec::new();
+        let doubt_before = self.doubt.take();
         while let Some(record) = self.next_or_after_damage(&mut scan)? {
             for entry in &record.entries {
-                self.note(&mut segment, entry);
+                segment.note(entry);
             }
             found.extend(record.entries);
             let at = u64::from(record.at) * BLOCK;
@@ -554,12 +502,18 @@ impl<S: Storage> Recovery<'_, S> {
             segment.trailer = sealed;
         } else {
             segment.entries = std::sync::Arc::new(found);
-            self.to_seal.push((seq, end));
+            if self.doubt.is_none() {
+                self.to_seal.push((seq, end));
+            }
         }
-        self.segments.insert(seq, segment);
+        self.doubt = doubt_before.or(self.doubt.take());
+        self.add(seq, segment);
         self.state.last_epoch = self.state.last_epoch.max(self.state.committed);
         for (epoch, commit) in commits {
-            let found = self.sums.get(&epoch).copied().unwrap_or_default();
+            let mut found = (0_u64, 0_u64);
+            for (count, sum) in self.segments.values().filter_map(|s| s.sums.get(&epoch)) {
+                found = (found.0 + count, found.1.wrapping_add(*sum));
+            }
             // Only what is still in the log can be summed up: an older part may have been compacted since.
             if self.state.applied < epoch && found != (commit.extents, commit.checksum) {
                 self.doubt = Some(format!("extents of epoch {epoch} are lost"));

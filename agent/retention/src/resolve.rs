@@ -167,26 +167,66 @@ impl<S: Storage> Store<S> {
     }
 
     /// Marks every point that needs an extent as unreachable.
+    ///
+    /// Which points need a block of it follows from the other images of the block: an after-image is needed from its own
+    /// epoch up to the next one, a before-image from the image before it up to the epoch that it was taken for.
     pub(crate) fn mark_damaged(&mut self, located: &Located, why: &str) -> Result<(), StoreError> {
         if !self.damage.iter().any(|known| known == why) {
             self.damage.push(why.to_owned());
         }
-        let points: Vec<EpochNumber> = self.state.points.keys().copied().collect();
-        let step = usize_of(BLOCK_SIZE as u64);
-        let blocks: Vec<u64> = (located.entry.block..located.entry.end()).collect();
-        for part in blocks.chunks(step) {
-            for point in &points {
-                if self.unreachable.contains_key(point) {
-                    continue;
+        let own = located.entry;
+        if !self.state.counts(own.epoch) {
+            return Ok(());
+        }
+        let blocks: Vec<u64> = (own.block..own.end()).collect();
+        for part in blocks.chunks(BLOCK_SIZE) {
+            let mut needed: Vec<Option<(EpochNumber, EpochNumber)>> = vec![
+                Some(match own.image {
+                    Image::After => (own.epoch, EpochNumber(u64::MAX)),
+                    Image::Base => (EpochNumber(0), own.epoch),
+                });
+                part.len()
+            ];
+            let state = &self.state;
+            self.log.for_each_touching(own.disk, part, |found, range| {
+                if found != *located && state.counts(found.entry.epoch) {
+                    for cell in &mut needed[range] {
+                        *cell = cell.and_then(|span| narrowed(span, located, &found));
+                    }
                 }
-                let needs = self
-                    .resolve(*point, located.entry.disk, part)?
-                    .contains(&Content::Image(*located));
-                if needs {
-                    self.unreachable.insert(*point, why.to_owned());
+            })?;
+            for (from, to) in needed.into_iter().flatten().filter(|(from, to)| from < to) {
+                let points: Vec<EpochNumber> = self
+                    .state
+                    .points
+                    .range(from..to)
+                    .map(|(epoch, _)| *epoch)
+                    .collect();
+                for point in points {
+                    self.unreachable.entry(point).or_insert_with(|| why.to_owned());
                 }
             }
         }
         Ok(())
+    }
+}
+
+/// The points from..to that need a block of `own`, once another image of the block is known; `None` when none does.
+fn narrowed(
+    (from, to): (EpochNumber, EpochNumber),
+    own: &Located,
+    other: &Located,
+) -> Option<(EpochNumber, EpochNumber)> {
+    let (mine, its) = (own.entry.epoch, other.entry.epoch);
+    match (own.entry.image, other.entry.image) {
+        // The same image again: of after-images readers take the later one, of before-images the first.
+        (Image::After, Image::After) if mine == its => (own.order() > other.order()).then_some((from, to)),
+        (Image::Base, Image::Base) if mine == its => (own.order() < other.order()).then_some((from, to)),
+        (Image::After, Image::After) if its > mine => Some((from, to.min(its))),
+        (Image::After, _) => Some((from, to)),
+        // A point at or after any after-image finds that; one before an older before-image finds that.
+        (Image::Base, Image::After) => Some((from, to.min(its))),
+        (Image::Base, Image::Base) if its < mine => Some((from.max(its), to)),
+        (Image::Base, Image::Base) => Some((from, to)),
     }
 }

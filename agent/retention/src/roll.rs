@@ -15,6 +15,8 @@
 //!
 //! Until `finish_roll` a roll is taken back with [`Store::abort_epoch`]; a crash does the same.
 
+use std::collections::BTreeSet;
+
 use roaring::RoaringTreemap;
 
 use crate::codec::{u64_of, usize_of};
@@ -40,6 +42,8 @@ pub struct Roll {
     disk: usize,
     /// First block of `disk` that is not copied yet.
     next: u64,
+    /// Blocks of the last step that found no room: they come first in the next one.
+    left: Option<(DiskIndex, Vec<u64>)>,
     total_blocks: u64,
     done_blocks: u64,
 }
@@ -70,12 +74,15 @@ impl Roll {
         RollProgress {
             total: self.total_blocks * BLOCK,
             done: self.done_blocks * BLOCK,
-            complete: self.disk >= self.changed.len(),
+            complete: self.left.is_none() && self.disk >= self.changed.len(),
         }
     }
 
     /// The next blocks of one disk; empty when all are done.
     fn take(&mut self, budget: u64) -> (DiskIndex, Vec<u64>) {
+        if let Some(left) = self.left.take() {
+            return left;
+        }
         let count = usize_of((budget / BLOCK).clamp(1, BLOCKS_PER_STEP_MAX));
         while let Some(changed) = self.changed.get(self.disk) {
             let mut from = changed.iter();
@@ -103,8 +110,8 @@ impl<S: Storage> Store<S> {
     /// there would be no way back.
     ///
     /// # Errors
-    /// When the point is not on offer or damaged, an epoch is open, epochs are not applied, or the store is full or fails.
-    /// Nothing was begun then.
+    /// When the point is not on offer or damaged, an epoch is open, epochs are not applied, or the store fails. Nothing was
+    /// begun then.
     pub fn begin_roll(&mut self, to: EpochNumber, before: PointSpec) -> Result<Roll, StoreError> {
         self.log.check()?;
         self.reachable(to)?;
@@ -140,6 +147,7 @@ impl<S: Storage> Store<S> {
             changed,
             disk: 0,
             next: 0,
+            left: None,
             done_blocks: 0,
         })
     }
@@ -183,21 +191,40 @@ impl<S: Storage> Store<S> {
     ///
     /// # Errors
     /// When the roll is not under way, content is damaged (the point is marked, and the roll has to be given up), or the store
-    /// is full or fails.
+    /// fails. [`StoreError::Full`] gives up nothing: make room, and the next step goes on where this one stopped.
     pub fn roll_step(&mut self, roll: &mut Roll, budget: u64) -> Result<RollProgress, StoreError> {
         self.roll_is_open(roll)?;
         let (disk, blocks) = roll.take(budget);
         if blocks.is_empty() {
             return Ok(roll.progress());
         }
+        let mut copied = BTreeSet::new();
+        let done = self.copy_old(roll.to, disk, &blocks, &mut copied);
+        if let Err(StoreError::Full { .. }) = done {
+            let mut left = blocks;
+            left.retain(|block| !copied.contains(block));
+            roll.left = Some((disk, left));
+        }
+        done?;
+        Ok(roll.progress())
+    }
+
+    /// Appends what blocks held at a point to the open epoch; those that are appended are in `copied`.
+    fn copy_old(
+        &mut self,
+        to: EpochNumber,
+        disk: DiskIndex,
+        blocks: &[u64],
+        copied: &mut BTreeSet<u64>,
+    ) -> Result<(), StoreError> {
         let known = self.state.disks[disk.at()].clone();
-        let contents = self.resolve(roll.to, disk, &blocks)?;
+        let contents = self.resolve(to, disk, blocks)?;
         // In the order of the log, so that an extent is read once and the volume is read forwards.
         let mut order: Vec<(Located, u64)> = Vec::with_capacity(blocks.len());
         for (block, content) in blocks.iter().zip(&contents) {
             match content {
                 Content::Image(located) => order.push((*located, *block)),
-                Content::Disk => return Err(self.image_missing(roll.to, disk, *block)),
+                Content::Disk => return Err(self.image_missing(to, disk, *block)),
             }
         }
         order.sort_unstable_by_key(|(located, block)| (located.seq, located.entry.ordinal, *block));
@@ -222,16 +249,17 @@ impl<S: Storage> Store<S> {
                 let offset = start * BLOCK;
                 if located.entry.zero {
                     self.zero(disk, offset, end - offset)?;
-                    continue;
+                } else {
+                    let skip = usize_of(start - located.entry.block) * BLOCK_SIZE;
+                    let part = &content[skip..skip + usize_of(end - offset)];
+                    let whole = skip == 0 && part.len() == real_len(&located.entry, &known);
+                    let part_digest = if whole { located.entry.digest } else { digest(part) };
+                    self.write(disk, offset, part, part_digest)?;
                 }
-                let skip = usize_of(start - located.entry.block) * BLOCK_SIZE;
-                let part = &content[skip..skip + usize_of(end - offset)];
-                let whole = skip == 0 && part.len() == real_len(&located.entry, &known);
-                let part_digest = if whole { located.entry.digest } else { digest(part) };
-                self.write(disk, offset, part, part_digest)?;
+                copied.extend(start..start + u64_of(len));
             }
         }
-        Ok(roll.progress())
+        Ok(())
     }
 
     fn image_missing(&mut self, point: EpochNumber, disk: DiskIndex, block: u64) -> StoreError {
@@ -308,6 +336,7 @@ impl<S: Storage> Store<S> {
             changed,
             disk: 0,
             next: 0,
+            left: None,
             done_blocks: 0,
         })
     }

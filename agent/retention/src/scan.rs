@@ -166,6 +166,17 @@ impl<'a, S: Storage> Scan<'a, S> {
         Ok(None)
     }
 
+    /// The next head behind this place, in a segment of which everything was durable once.
+    pub(crate) fn next_head(&self) -> Result<Option<(u32, Head)>, StoreError> {
+        let blocks = u32::try_from(self.len / BLOCK).unwrap_or(u32::MAX);
+        for at in self.at + 1..blocks {
+            if let Ok(head) = self.head_at(at)? {
+                return Ok(Some((at, head)));
+            }
+        }
+        Ok(None)
+    }
+
     /// The record here with its data unchecked, when its head is whole and in its place.
     pub(crate) fn unchecked(&mut self) -> Result<Option<Scanned>, StoreError> {
         let Ok(head) = self.head_at(self.at)? else {

@@ -12,7 +12,8 @@
 //!
 //! The footer holds all extents of the segment, sorted by disk, block, epoch and ordinal: who looks for a block reads
 //! this instead of the records. The trailer is the last block of the file; sealing cuts the file to its length.
-//! A segment whose trailer or footer is missing is read record by record instead; that costs time and no content.
+//! A segment whose trailer or footer is missing is read record by record instead; that costs time and no content. One in which
+//! a record was lost is left without a footer on purpose, so that every opening notices.
 //!
 //! All integers are little-endian. Header, in whole blocks of 4 KiB:
 //!
@@ -70,7 +71,9 @@ const HEADER_SIZE: usize = 64;
 const HEADER_CRC_AT: usize = 60;
 const TRAILER_CRC_AT: usize = 96;
 const _: () = assert!(HEADER_CRC_AT + 4 == HEADER_SIZE);
-const _: () = assert!(TRAILER_CRC_AT + 4 <= BLOCK_SIZE);
+/// Bytes of a trailer that say something; the rest of its block is zeros.
+pub(crate) const TRAILER_SIZE: usize = TRAILER_CRC_AT + 4;
+const _: () = assert!(TRAILER_SIZE <= BLOCK_SIZE);
 /// Largest header, in blocks: a state of a million points and more.
 const HEADER_BLOCKS_MAX: u32 = 64 * 1024;
 

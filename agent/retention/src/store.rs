@@ -10,14 +10,20 @@ use crate::codec::u64_of;
 use crate::error::StoreError;
 use crate::ingest::OpenEpoch;
 use crate::log::{Located, Log, Purpose};
-use crate::meta::{PointChanges, State};
+use crate::meta::State;
 use crate::planted::Bug;
+use crate::recent::Recent;
+use crate::reclaim::Moving;
 use crate::record::Kind;
 use crate::storage::{ObjectName, Storage, TargetDisk};
 use crate::superblock::Superblock;
 use crate::types::{
-    BLOCK, DISK_ID_BYTES_MAX, DISKS_MAX, Disk, DiskIndex, EpochNumber, Origin, Point, PointSpec, StoreUuid,
+    BLOCK, DISK_ID_BYTES_MAX, DISKS_MAX, Disk, DiskIndex, EpochNumber, Origin, PointSpec, StoreUuid,
 };
+
+mod points;
+
+pub(crate) use points::new_point;
 
 /// Size of a segment unless told otherwise, bytes.
 pub const SEGMENT_SIZE_DEFAULT: u64 = 64 << 20;
@@ -62,6 +68,12 @@ pub struct Recovered {
     pub to_apply: u64,
     /// Damage found, in words; empty for a store that is whole.
     pub damage: Vec<String>,
+    /// What could not be read and was written again from a copy, in words. A crash leaves such things behind, too.
+    pub repaired: Vec<String>,
+    /// Segments whose footers were not read, since the catalogue had a summary of them.
+    pub summaries: u64,
+    /// What of the catalogue did not count, in words.
+    pub catalogue: Vec<String>,
 }
 
 /// What the store holds, for status.
@@ -126,8 +138,14 @@ pub struct Store<S> {
     pub(crate) examined: BTreeSet<u64>,
     /// The newest segment of this round of looking.
     pub(crate) horizon: u64,
+    /// The segment whose live parts are being copied.
+    pub(crate) moving: Option<Moving>,
     /// Points that cannot be reached, and why.
     pub(crate) unreachable: BTreeMap<EpochNumber, String>,
+    /// Points that somebody looks at, and how many do.
+    pub(crate) held: BTreeMap<EpochNumber, u32>,
+    /// Content of epochs that are not applied.
+    pub(crate) recent: Recent,
 }
 
 impl<S: Storage> Store<S> {
@@ -173,7 +191,14 @@ impl<S: Storage> Store<S> {
         }
         let covered = vec![RoaringTreemap::new(); options.disks.len()];
         let mut store = Self {
-            log: Log::new(storage, options.uuid, options.segment_size, options.capacity, 1),
+            log: Log::new(
+                storage,
+                options.uuid,
+                options.disks.clone(),
+                options.segment_size,
+                options.capacity,
+                1,
+            ),
             state: State {
                 generation: options.generation,
                 disks: options.disks,
@@ -188,12 +213,15 @@ impl<S: Storage> Store<S> {
             damage: Vec::new(),
             examined: BTreeSet::new(),
             horizon: 0,
+            moving: None,
             unreachable: BTreeMap::new(),
+            held: BTreeMap::new(),
+            recent: Recent::default(),
         };
         // The first record makes the first segment, whose header holds the initial point.
         store.log.append_meta(
             &mut store.state,
-            Purpose::Housekeeping,
+            Purpose::Bookkeeping,
             Kind::Applied,
             EpochNumber(0),
             &[],
@@ -207,7 +235,9 @@ impl<S: Storage> Store<S> {
                 .create(object, u64_of(crate::superblock::SUPERBLOCK_SIZE))?;
         }
         store.write_superblocks()?;
-        store.log.set_spare_aside(false)?;
+        if !store.log.fill_reserve()? {
+            return Err(store.log.full());
+        }
         store.log.storage.sync_dir()?;
         Ok(store)
     }
@@ -257,6 +287,12 @@ impl<S: Storage> Store<S> {
         }
     }
 
+    /// Keeps up to so many bytes of what comes in until it is on the disks, instead of reading it back from the log. Nothing
+    /// unless told otherwise.
+    pub fn set_memory(&mut self, bytes: usize) {
+        self.recent.set_bytes_max(bytes);
+    }
+
     /// When the oldest epoch that is not applied was received, milliseconds since 1970; `None` when the disks are up to
     /// date or the epoch is no point.
     pub fn lag_since_ms(&self) -> Option<i64> {
@@ -266,16 +302,6 @@ impl<S: Storage> Store<S> {
             .map(|job| job.first_epoch)
             .or_else(|| self.pending.keys().next().copied())?;
         self.state.points.get(&oldest).map(|point| point.received_time_ms)
-    }
-
-    /// Points on offer, oldest first.
-    pub fn points(&self) -> impl DoubleEndedIterator<Item = &Point> {
-        self.state.points.values()
-    }
-
-    /// Why a point cannot be reached; `None` for one that can.
-    pub fn damage_of(&self, epoch: EpochNumber) -> Option<&str> {
-        self.unreachable.get(&epoch).map(String::as_str)
     }
 
     /// Everything worth showing.
@@ -289,10 +315,10 @@ impl<S: Storage> Store<S> {
             open_epoch: self.open.as_ref().map(|open| open.number),
             points: u64_of(self.state.points.len()),
             used: self.log.used(),
-            capacity: self.log.capacity,
+            capacity: self.log.room.capacity,
             segments: u64_of(self.log.segments.len()),
             latched: self.log.latched().map(str::to_owned),
-            damage: self.damage.clone(),
+            damage: self.damage.iter().chain(&self.log.damage).cloned().collect(),
         }
     }
 
@@ -364,92 +390,73 @@ impl<S: Storage> Store<S> {
         Ok(())
     }
 
-    /// Keeps a point whatever the policy says, or lets go of it.
-    ///
-    /// # Errors
-    /// When there is no such point, or the storage fails.
-    pub fn set_pinned(&mut self, epoch: EpochNumber, pinned: bool) -> Result<(), StoreError> {
-        let point = self.point(epoch)?;
-        if point.pinned == pinned {
-            return Ok(());
-        }
-        let mut changes = PointChanges::default();
-        if pinned {
-            changes.pinned.push(epoch);
-        } else {
-            changes.released.push(epoch);
-        }
-        self.change_points(&changes)
-    }
-
-    /// Takes points off the offer. What only they needed becomes free for [`Store::reclaim`].
-    ///
-    /// # Errors
-    /// When one of them is not on offer, is pinned, or is being rolled to; or the storage fails. Then none is dropped.
-    pub fn drop_points(&mut self, epochs: &[EpochNumber]) -> Result<(), StoreError> {
-        let mut dropped = BTreeSet::new();
-        for epoch in epochs {
-            if self.point(*epoch)?.pinned {
-                return Err(StoreError::refused(
-                    format!("recovery point {epoch} is pinned"),
-                    "release it first",
-                ));
+    /// Writes both superblocks where one of them is missing or cannot be read.
+    pub(crate) fn restore_superblocks(&mut self) -> Result<(), StoreError> {
+        let objects = self.log.storage.list()?;
+        for slot in [0, 1] {
+            let object = ObjectName::Super(slot);
+            let len = u64_of(crate::superblock::SUPERBLOCK_SIZE);
+            match objects.iter().find(|(name, _)| *name == object) {
+                Some((_, found)) if *found == len => continue,
+                // Too short to be written in place.
+                Some(_) => self.log.remove_objects(&[object])?,
+                None => {}
             }
-            if self.open.as_ref().is_some_and(|open| open.needs(*epoch)) {
-                return Err(StoreError::refused(
-                    format!("recovery point {epoch} is being rolled to, or is the way back from it"),
-                    "wait for the roll to end, or cancel it",
-                ));
-            }
-            dropped.insert(*epoch);
+            self.log.storage.create(object, len)?;
+            self.log.storage.sync_dir()?;
         }
-        if dropped.is_empty() {
-            return Ok(());
-        }
-        self.change_points(&PointChanges {
-            dropped: dropped.into_iter().collect(),
-            ..PointChanges::default()
-        })
+        self.write_superblocks()
     }
 
-    fn change_points(&mut self, changes: &PointChanges) -> Result<(), StoreError> {
-        self.log.append_meta(
-            &mut self.state,
-            Purpose::Housekeeping,
-            Kind::Points,
-            EpochNumber(0),
-            &changes.encode(),
-        )?;
-        self.log.sync()?;
-        changes.apply(&mut self.state.points);
-        self.examined.clear();
-        for epoch in &changes.dropped {
-            self.unreachable.remove(epoch);
-        }
-        Ok(())
+    /// What opening this store needs to know of a sealed segment, for a [`Catalogue`](crate::Catalogue); `None` for one that has
+    /// no footer.
+    pub fn summary(&self, segment: u64) -> Option<Vec<u8>> {
+        crate::summary::encode(self.log.segments.get(&segment)?)
     }
 
-    /// A point on offer.
+    /// Whether a summary says of a segment what this store knows of it.
+    pub fn is_summary(&self, segment: u64, summary: &[u8]) -> bool {
+        let known = self.log.segments.get(&segment);
+        known.is_some_and(|known| crate::summary::says(summary, known))
+    }
+
+    /// Reads the footer of a sealed segment again, in place of what a catalogue said of it. One that is damaged leaves the
+    /// segment to be read record by record.
     ///
     /// # Errors
-    /// When there is none.
-    pub fn point(&self, epoch: EpochNumber) -> Result<&Point, StoreError> {
-        self.state.points.get(&epoch).ok_or(StoreError::UnknownPoint {
-            epoch,
-            newest: self.state.points.keys().next_back().copied(),
-        })
+    /// When the storage fails.
+    pub fn reread_footer(&mut self, segment: u64) -> Result<(), StoreError> {
+        self.log.reread_footer(segment)
     }
 
-    /// A point on offer that can be reached.
-    pub(crate) fn reachable(&self, epoch: EpochNumber) -> Result<&Point, StoreError> {
-        let point = self.point(epoch)?;
-        match self.unreachable.get(&epoch) {
-            None => Ok(point),
-            Some(why) => Err(StoreError::PointDamaged {
-                epoch,
-                why: why.clone(),
-            }),
-        }
+    /// Numbers of the segments that have a footer, ascending: of these a catalogue may keep summaries.
+    pub fn sealed_segments(&self) -> Vec<u64> {
+        let sealed = self.log.segments.iter().filter(|(_, s)| s.trailer.is_some());
+        sealed.map(|(seq, _)| *seq).collect()
+    }
+
+    /// Numbers of all segments of the log, ascending.
+    pub fn segments(&self) -> Vec<u64> {
+        self.log.segments.keys().copied().collect()
+    }
+
+    /// Most bytes that the store may take from now on; 0 for as many as the volume has.
+    pub fn set_capacity(&mut self, capacity: u64) {
+        self.log.room.capacity = capacity;
+        self.log.room.short = self.log.room.short.max(1);
+    }
+
+    /// How full the store is of what it may take, in the words of its alarms; one without a limit is never full.
+    pub fn fullness(&self) -> crate::policy::Fullness {
+        self.log.fullness()
+    }
+
+    /// Whether what a source or a roll brings can be taken, in a segment of its own where the one being written is full.
+    ///
+    /// # Errors
+    /// When the store is latched or the storage fails for another reason than space.
+    pub fn has_room(&mut self) -> Result<bool, StoreError> {
+        self.log.has_room()
     }
 
     pub(crate) fn check_targets(&self, disks: &[&dyn TargetDisk]) -> Result<(), StoreError> {
@@ -535,34 +542,4 @@ pub(crate) fn check_disks(disks: &[Disk]) -> Result<(), StoreError> {
         }
     }
     Ok(())
-}
-
-pub(crate) fn new_point(
-    spec: PointSpec,
-    epoch: EpochNumber,
-    origin: Origin,
-    changed_bytes: u64,
-) -> Result<Point, StoreError> {
-    use crate::types::{POINT_NAME_BYTES_MAX, POINT_TAGS_MAX};
-    let too_long = |text: &String| text.len() > POINT_NAME_BYTES_MAX;
-    if too_long(&spec.name) || spec.tags.len() > POINT_TAGS_MAX || spec.tags.iter().any(too_long) {
-        return Err(StoreError::refused(
-            format!(
-                "a point's name and tags have at most {POINT_NAME_BYTES_MAX} bytes each, and there are at most \
-                 {POINT_TAGS_MAX} tags"
-            ),
-            "choose shorter ones",
-        ));
-    }
-    Ok(Point {
-        epoch,
-        consistency: spec.consistency,
-        origin,
-        source_time_ms: spec.source_time_ms,
-        received_time_ms: spec.received_time_ms,
-        name: spec.name,
-        tags: spec.tags,
-        pinned: false,
-        changed_bytes,
-    })
 }

@@ -47,6 +47,20 @@ pub(crate) struct Superblock {
     pub disks: Vec<Disk>,
 }
 
+/// The version of a superblock that a newer program wrote, as far as bytes that do not check out can say so.
+pub(crate) fn newer_version(bytes: &[u8]) -> Option<u32> {
+    let mut from = Reader::new(bytes);
+    let magic = from.array().ok()?;
+    from.u32()
+        .ok()
+        .filter(|version| magic == MAGIC && *version > VERSION)
+}
+
+/// The version that this program writes.
+pub(crate) const fn known_version() -> u32 {
+    VERSION
+}
+
 impl Superblock {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut body = Vec::new();

@@ -305,3 +305,131 @@ fn images_of_the_model_are_what_disks_hold() {
     let world = World::new(false);
     assert_eq!(world.disks[0].content(), bytes_of(&world.newest()[0]));
 }
+
+/// What broke: rolls that found no room were given up, and what they had appended was never dropped, since its epoch was
+/// newer than any that would ever be applied. Each try left less, until points could neither be pinned nor deleted.
+/// Phases: rolls fill a store whose points may not go; then pins, deletions and the marks of rolls still work, any number of
+/// times; after a power cut as well; and with leave to drop points everything goes on.
+#[test]
+fn rolls_that_fill_a_store_leave_a_way_out() {
+    for (limited, place) in [
+        (true, 0),
+        (true, 5),
+        (true, 11),
+        (false, 0),
+        (false, 3),
+        (false, 8),
+    ] {
+        let bytes = (12 << 16) + place * 4096 * 3;
+        let mut world = World::with_capacity(true, if limited { bytes } else { 0 });
+        world.storage.set_capacity((!limited).then_some(bytes));
+        let held = Policy {
+            when_full: WhenFull::Stop,
+            minimum_age_ms: i64::MAX,
+            ..Policy::default()
+        };
+        for _ in 0..3 {
+            world.write(0, 0, BLOCKS).unwrap();
+            world.write(1, 0, BLOCKS).unwrap();
+            world.commit(Offered::AsPoint).unwrap();
+            world.apply().unwrap();
+        }
+        let oldest = EpochNumber(0);
+        let mut full = 0;
+        for round in 0..60 {
+            if !roll_or_give_up(&mut world, oldest, &held, round) {
+                full += 1;
+            }
+            let points: Vec<EpochNumber> = world.store.points().map(|point| point.epoch).collect();
+            for point in &points {
+                world.store.set_pinned(*point, true).unwrap();
+                world.store.set_pinned(*point, false).unwrap();
+            }
+        }
+        assert!(
+            full > 30,
+            "limited: {limited}, place {place}: it was full {full} times"
+        );
+        for round in 0..40 {
+            let epoch = world.store.points().next().unwrap().epoch;
+            for _ in 0..20 {
+                world.store.set_pinned(epoch, round % 2 == 0).unwrap();
+                world.store.set_pinned(epoch, round % 2 != 0).unwrap();
+            }
+        }
+        let epoch = world.store.points().next().unwrap().epoch;
+        world.store.set_pinned(epoch, false).unwrap();
+        world.model.offered = world.store.points().map(|point| point.epoch).collect();
+        world.check().unwrap();
+        // Opened again, it is as full as before, and says so.
+        let mut rng = Rng::new(place);
+        world = world.crash(&mut rng).unwrap();
+        if limited {
+            world.store.set_capacity(bytes);
+        } else {
+            world.storage.set_capacity(Some(bytes));
+        }
+        assert!(
+            !world.store.has_room().unwrap(),
+            "limited: {limited}, place {place}"
+        );
+        assert!(!roll_or_give_up(&mut world, oldest, &held, 99));
+        // The oldest is deleted by hand, and what that frees is enough to go on.
+        let free = Policy {
+            minimum_age_ms: 0,
+            ..held
+        };
+        while world.store.points().count() > 2 {
+            let oldest = world.store.points().next().unwrap().epoch;
+            world.store.delete_point(oldest, 1 << 40, &free).unwrap();
+        }
+        world.model.offered = world.store.points().map(|point| point.epoch).collect();
+        let oldest = world.model.offered[0];
+        assert!(
+            roll_or_give_up(&mut world, oldest, &free, 100),
+            "limited: {limited}, place {place}: {:?}",
+            world.store.status()
+        );
+        world.model.offered = world.store.points().map(|point| point.epoch).collect();
+        world.check().unwrap();
+    }
+}
+
+/// A roll that makes room as the policy allows; `false` when it was given up, and then nothing changed.
+fn roll_or_give_up(world: &mut World, to: EpochNumber, policy: &Policy, round: i64) -> bool {
+    let before = world.newest().clone();
+    let mut roll = world.store.begin_roll(to, spec(round)).unwrap();
+    let marked = world.store.committed();
+    world.model.states.entry(marked).or_insert(before);
+    world.model.acked = marked;
+    loop {
+        match world.store.roll_step(&mut roll, 3 * BLOCK_SIZE as u64) {
+            Ok(step) if step.complete => break,
+            Ok(_) => {}
+            Err(StoreError::Full { .. }) => {
+                if world.store.make_room(1 << 40, policy).unwrap().stopped {
+                    world.store.abort_epoch();
+                    return false;
+                }
+            }
+            Err(err) => panic!("{err}"),
+        }
+    }
+    loop {
+        match world.store.finish_roll(&roll, spec(round)) {
+            Ok(_) => break,
+            Err(StoreError::Full { .. }) => {
+                if world.store.make_room(1 << 40, policy).unwrap().stopped {
+                    world.store.abort_epoch();
+                    return false;
+                }
+            }
+            Err(err) => panic!("{err}"),
+        }
+    }
+    world.model.acked = roll.epoch();
+    let image = world.model.states[&to].clone();
+    world.model.states.insert(roll.epoch(), image);
+    world.apply().unwrap();
+    true
+}

@@ -13,9 +13,13 @@ use crate::error::{CliError, ExitCode};
 pub fn check(path: &Path) -> Result<ExitCode, CliError> {
     let config = Config::load(path)?;
     println!(
-        "{} is right: data port {}, state in {}",
+        "{} is right: data port {}, {}, state in {}",
         path.display(),
         config.listen,
+        match config.plain {
+            true => "WITHOUT TLS".to_owned(),
+            false => format!("control port {}", config.control),
+        },
         config.state_dir.display()
     );
     Ok(ExitCode::Done)

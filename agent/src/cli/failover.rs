@@ -4,11 +4,13 @@ use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use clap::Args;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::output::{ServiceArgs, percent, print, print_json};
+use super::output::{ServiceArgs, percent, print, print_json, time_text};
 use super::screen::clean;
 use crate::error::{CliError, ExitCode};
+use crate::failover::table::State;
 use crate::model::{Job, JobState};
 use crate::source::report::size_text;
 use crate::status::client::{Client, escape};
@@ -41,9 +43,10 @@ pub struct CommitArgs {
     /// Name of the machine, or of a group of machines
     #[arg(value_name = "MACHINE")]
     pub machine: String,
-    /// For how long it can be undone, such as 72h or 7d
-    #[arg(long, value_name = "TIME", default_value = "72h", value_parser = span)]
-    pub keep_undo: u64,
+    /// For how long it can be undone, such as 7d [default: 72h]; 0s for not at
+    /// all; given again it counts anew from now
+    #[arg(long, value_name = "TIME", value_parser = span)]
+    pub keep_undo: Option<u64>,
     /// Where the service is, and who reads the answer.
     #[command(flatten)]
     pub service: ServiceArgs,
@@ -58,6 +61,20 @@ pub struct BackArgs {
     /// Return as soon as the job has begun
     #[arg(long)]
     pub no_wait: bool,
+    /// Where the service is, and who reads the answer.
+    #[command(flatten)]
+    pub service: ServiceArgs,
+}
+
+/// Arguments of `reprotect`.
+#[derive(Debug, Clone, Args)]
+pub struct ReprotectArgs {
+    /// Name of the machine
+    #[arg(value_name = "MACHINE")]
+    pub machine: String,
+    /// Its points are dropped, and undo with them; name it once more
+    #[arg(long, value_name = "MACHINE")]
+    pub drop_points_of: String,
     /// Where the service is, and who reads the answer.
     #[command(flatten)]
     pub service: ServiceArgs,
@@ -111,6 +128,13 @@ pub async fn failover(args: &ToArgs) -> Result<ExitCode, CliError> {
         let request = json!({ "to": to });
         act(&args.service, machine, "failover", request, !args.no_wait).await?;
     }
+    if !args.service.json {
+        print(&format!(
+            "{}: no source was asked for a last epoch; one that is under way is waited for. What a source wrote after its newest \
+             point is not here: where it still runs, send a last epoch before a failover\n",
+            clean(&args.machine)
+        ))?;
+    }
     Ok(ExitCode::Done)
 }
 
@@ -146,6 +170,27 @@ pub async fn undo(args: &BackArgs) -> Result<ExitCode, CliError> {
         act(&args.service, &machine, "undo", json!({}), !args.no_wait).await?;
     }
     Ok(ExitCode::Done)
+}
+
+/// Begins anew with a machine whose failover is final or failed: replication to its disks, without the points of before.
+///
+/// # Errors
+/// When another machine is named for the points, the agent cannot be reached or refuses, or the job fails.
+pub async fn reprotect(args: &ReprotectArgs) -> Result<ExitCode, CliError> {
+    same_machine(&args.machine, &args.drop_points_of)?;
+    act(&args.service, &args.machine, "reprotect", json!({}), true).await
+}
+
+/// Whoever drops points names their machine twice.
+///
+/// # Errors
+/// When the names differ.
+pub fn same_machine(machine: &str, drop_points_of: &str) -> Result<(), CliError> {
+    if machine == drop_points_of {
+        return Ok(());
+    }
+    let message = format!("will not drop the points of {machine}: {drop_points_of} is named for it");
+    Err(CliError::new(ExitCode::Refused, message).with_hint("name the same machine twice"))
 }
 
 /// The machines of a group; a machine is a group of its own.
@@ -237,7 +282,8 @@ async fn act(
     match job {
         Some(job) if job.state == JobState::Failed => {
             let text = job.error.unwrap_or_else(|| "the job failed".to_owned());
-            let error = CliError::new(ExitCode::PartlyDone, format!("machine {machine}: {verb}: {text}"));
+            let code = job.exit_code.map_or(ExitCode::PartlyDone, ExitCode::from_number);
+            let error = CliError::new(code, format!("machine {machine}: {verb}: {text}"));
             Err(match job.hint {
                 Some(hint) => error.with_hint(hint),
                 None => error,
@@ -258,7 +304,18 @@ async fn act(
         }
         None if !service.json => {
             let how = if document.already { "already" } else { "now" };
-            print(&format!("{machine} is {how} {}\n", document.failover))?;
+            let undo = match (document.failover, document.undo_until) {
+                (State::Committed, Some(until)) if until > Timestamp::now() => {
+                    format!("; it can be undone until {}", time_text(until))
+                }
+                (State::Committed, _) => "; it cannot be undone".to_owned(),
+                _ => String::new(),
+            };
+            print(&format!(
+                "{} is {how} {}{undo}\n",
+                clean(machine),
+                document.failover
+            ))?;
             Ok(ExitCode::Done)
         }
         _ => Ok(ExitCode::Done),

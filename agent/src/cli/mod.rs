@@ -4,14 +4,20 @@ pub mod config;
 pub mod disks;
 pub mod events;
 pub mod failover;
+pub mod identity;
+pub mod inspect;
 pub mod jobs;
 pub mod output;
 pub mod pair;
 pub mod points;
+pub mod register;
+pub mod registered;
 pub mod retention;
+pub mod retention_init;
 pub mod screen;
 pub mod source;
 pub mod status;
+pub mod store;
 pub mod target;
 
 use std::path::PathBuf;
@@ -78,16 +84,74 @@ enum Verb {
     Cancel(failover::BackArgs),
     /// Put disks back as they were before a failover that was committed
     Undo(failover::BackArgs),
+    /// Replicate to a machine's disks anew after a failover, without its points
+    Reprotect(failover::ReprotectArgs),
     /// Show or change which recovery points of a machine are kept
     Policy(retention::PolicyArgs),
     /// Groups of machines that share recovery points
     Groups(output::ServiceArgs),
+    /// Who this appliance is
+    #[command(subcommand)]
+    Identity(IdentityVerb),
+    /// The passphrase that machines register with
+    #[command(subcommand)]
+    Passphrase(PassphraseVerb),
+    /// The time in which machines may register
+    #[command(subcommand)]
+    Registration(RegistrationVerb),
+    /// Machines that have registered
+    #[command(subcommand)]
+    Machines(MachinesVerb),
+    /// Changes that were asked for: by whom, when, and what came of them
+    Audit(output::ServiceArgs),
+    /// Register this machine with an appliance
+    Register(register::RegisterArgs),
+    /// Renew this machine's certificate now; sending does it when it is due
+    Renew(register::RenewArgs),
     /// Configuration files
     #[command(subcommand)]
     Config(ConfigVerb),
     /// Print the OpenAPI document of the local socket
     #[command(hide = true)]
     Openapi,
+}
+
+#[derive(Debug, Subcommand)]
+enum IdentityVerb {
+    /// Show id, CA fingerprint and, once, the passphrase made at the first start
+    Show(output::ServiceArgs),
+    /// Write an encrypted backup of identity and registered machines
+    Export(identity::ExportArgs),
+    /// Make this appliance the one that a backup was written of
+    Import(identity::ImportArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum PassphraseVerb {
+    /// Make another; the old one is worth nothing from then on
+    Rotate(identity::RotateArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum RegistrationVerb {
+    /// Open registration
+    Open(identity::OpenArgs),
+    /// Close registration
+    Close(output::ServiceArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum MachinesVerb {
+    /// List them, with their keys
+    List(output::ServiceArgs),
+    /// Let a machine connect and send
+    Approve(registered::ApproveArgs),
+    /// Do not let another key take the place of the one it has
+    Decline(registered::KeyArgs),
+    /// End its sessions and never let it connect again
+    Revoke(registered::MachineArgs),
+    /// Forget a machine that waits or was revoked
+    Remove(registered::MachineArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -116,10 +180,17 @@ enum DisksVerb {
 
 #[derive(Debug, Subcommand)]
 enum RetentionVerb {
-    /// Set the configured folder up; one that holds something is refused
-    Init(output::ServiceArgs),
+    /// Set the configured folder up, or format a disk for it; one that holds
+    /// something is refused
+    Init(retention_init::InitArgs),
     /// Show the volume, and the store of each machine
     Status(output::ServiceArgs),
+    /// Read every byte of the stores and say what is damaged; nothing is written
+    Check(store::CheckArgs),
+    /// Show what lies in the store of a machine; nothing is written
+    Inspect(inspect::InspectArgs),
+    /// Make the catalogue of a store anew from its segments
+    Rebuild(store::RebuildArgs),
     /// Drop all points of a machine and begin anew
     Reset(retention::ResetArgs),
 }
@@ -168,9 +239,11 @@ impl Cli {
             Verb::Pair(PairVerb::List(args)) | Verb::Jobs(JobsVerb::List(args)) | Verb::Events(args) => {
                 args.json
             }
-            Verb::Retention(RetentionVerb::Init(args) | RetentionVerb::Status(args)) | Verb::Groups(args) => {
-                args.json
-            }
+            Verb::Retention(RetentionVerb::Status(args)) | Verb::Groups(args) => args.json,
+            Verb::Retention(RetentionVerb::Init(args)) => args.service.json,
+            Verb::Retention(RetentionVerb::Check(args)) => args.volume.service.json,
+            Verb::Retention(RetentionVerb::Inspect(args)) => args.volume.service.json,
+            Verb::Retention(RetentionVerb::Rebuild(args)) => args.volume.service.json,
             Verb::Retention(RetentionVerb::Reset(args)) => args.service.json,
             Verb::Points(PointsVerb::List(args)) => args.service.json,
             Verb::Points(PointsVerb::Pin(args)) => args.point.service.json,
@@ -180,7 +253,20 @@ impl Cli {
             Verb::Roll(args) | Verb::Failover(args) => args.service.json,
             Verb::Commit(args) => args.service.json,
             Verb::Cancel(args) | Verb::Undo(args) => args.service.json,
+            Verb::Reprotect(args) => args.service.json,
             Verb::Policy(args) => args.service.json,
+            Verb::Identity(IdentityVerb::Show(args)) | Verb::Audit(args) => args.json,
+            Verb::Identity(IdentityVerb::Export(args)) => args.service.json,
+            Verb::Identity(IdentityVerb::Import(args)) => args.json,
+            Verb::Passphrase(PassphraseVerb::Rotate(args)) => args.service.json,
+            Verb::Registration(RegistrationVerb::Open(args)) => args.service.json,
+            Verb::Registration(RegistrationVerb::Close(args)) => args.json,
+            Verb::Machines(MachinesVerb::List(args)) => args.json,
+            Verb::Machines(MachinesVerb::Approve(args)) => args.key.machine.service.json,
+            Verb::Machines(MachinesVerb::Decline(args)) => args.machine.service.json,
+            Verb::Machines(MachinesVerb::Revoke(args) | MachinesVerb::Remove(args)) => args.service.json,
+            Verb::Register(args) => args.json,
+            Verb::Renew(args) => args.json,
             Verb::Target(_) | Verb::Config(_) | Verb::Openapi => false,
         }
     }
@@ -205,8 +291,11 @@ pub fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Verb::Jobs(JobsVerb::List(args)) => block_on(jobs::list(&args)),
         Verb::Jobs(JobsVerb::Show(args)) => block_on(jobs::show(&args)),
         Verb::Events(args) => block_on(events::run(&args)),
-        Verb::Retention(RetentionVerb::Init(args)) => block_on(retention::init(&args)),
+        Verb::Retention(RetentionVerb::Init(args)) => block_on(retention_init::init(&args)),
         Verb::Retention(RetentionVerb::Status(args)) => block_on(retention::status(&args)),
+        Verb::Retention(RetentionVerb::Check(args)) => block_on(store::check(&args)),
+        Verb::Retention(RetentionVerb::Inspect(args)) => block_on(inspect::inspect(&args)),
+        Verb::Retention(RetentionVerb::Rebuild(args)) => block_on(store::rebuild(&args)),
         Verb::Retention(RetentionVerb::Reset(args)) => block_on(retention::reset(&args)),
         Verb::Points(PointsVerb::List(args)) => block_on(points::list(&args)),
         Verb::Points(PointsVerb::Pin(args)) => block_on(points::pin(&args)),
@@ -218,8 +307,23 @@ pub fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Verb::Commit(args) => block_on(failover::commit(&args)),
         Verb::Cancel(args) => block_on(failover::cancel(&args)),
         Verb::Undo(args) => block_on(failover::undo(&args)),
+        Verb::Reprotect(args) => block_on(failover::reprotect(&args)),
         Verb::Policy(args) => block_on(retention::policy(&args)),
         Verb::Groups(args) => block_on(retention::groups(&args)),
+        Verb::Identity(IdentityVerb::Show(args)) => block_on(identity::show(&args)),
+        Verb::Identity(IdentityVerb::Export(args)) => block_on(identity::export(&args)),
+        Verb::Identity(IdentityVerb::Import(args)) => identity::import(&args),
+        Verb::Passphrase(PassphraseVerb::Rotate(args)) => block_on(identity::rotate(&args)),
+        Verb::Registration(RegistrationVerb::Open(args)) => block_on(identity::open(&args)),
+        Verb::Registration(RegistrationVerb::Close(args)) => block_on(identity::close(&args)),
+        Verb::Machines(MachinesVerb::List(args)) => block_on(registered::list(&args)),
+        Verb::Machines(MachinesVerb::Approve(args)) => block_on(registered::approve(&args)),
+        Verb::Machines(MachinesVerb::Decline(args)) => block_on(registered::decline(&args)),
+        Verb::Machines(MachinesVerb::Revoke(args)) => block_on(registered::revoke(&args)),
+        Verb::Machines(MachinesVerb::Remove(args)) => block_on(registered::remove(&args)),
+        Verb::Audit(args) => block_on(identity::audit(&args)),
+        Verb::Register(args) => block_on(register::register(&args)),
+        Verb::Renew(args) => block_on(register::renew(&args)),
         Verb::Target(args) => block_on(target::run(&args)),
         Verb::Source(SourceVerb::Send(args)) => block_on(source::send(&args)),
         Verb::Verify(args) => block_on(source::verify(&args)),

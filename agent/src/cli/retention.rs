@@ -5,7 +5,7 @@ use std::fmt::Write;
 use clap::Args;
 use serde_json::json;
 
-use super::failover::span;
+use super::failover::{same_machine, span};
 use super::output::{ServiceArgs, percent, print, print_json, span_text, table};
 use super::screen::clean;
 use crate::error::{CliError, ExitCode};
@@ -49,38 +49,15 @@ pub struct PolicyArgs {
     /// Most bytes of the machine's store; 0 for as many as the volume has
     #[arg(long, value_name = "BYTES")]
     pub space: Option<u64>,
+    /// Raise an alarm when the newest epoch is older, such as 30min; 0s for never
+    #[arg(long, value_name = "TIME", value_parser = span)]
+    pub late_after: Option<u64>,
     /// Group of machines that share points; an empty name leaves it
     #[arg(long, value_name = "GROUP")]
     pub group: Option<String>,
     /// Where the service is, and who reads the answer.
     #[command(flatten)]
     pub service: ServiceArgs,
-}
-
-/// Sets the retention volume up.
-///
-/// # Errors
-/// When the agent cannot be reached, or refuses.
-pub async fn init(args: &ServiceArgs) -> Result<ExitCode, CliError> {
-    let client = args.client();
-    let answer = client.post("/v1/retention", &json!({})).await?;
-    if args.json {
-        print_json(&answer)?;
-        return Ok(ExitCode::Done);
-    }
-    let document: RetentionDoc = client.decode(answer)?;
-    let how = if document.made {
-        "is set up"
-    } else {
-        "was set up already"
-    };
-    print(&format!(
-        "retention volume {} {how}: {} free of {}\n",
-        document.folder.as_deref().unwrap_or("-"),
-        size_text(document.free),
-        size_text(document.total)
-    ))?;
-    Ok(ExitCode::Done)
 }
 
 /// Shows the retention volume and the stores on it.
@@ -107,16 +84,7 @@ pub async fn status(args: &ServiceArgs) -> Result<ExitCode, CliError> {
 /// # Errors
 /// When the agent cannot be reached, or refuses.
 pub async fn reset(args: &ResetArgs) -> Result<ExitCode, CliError> {
-    if args.machine != args.drop_points_of {
-        return Err(CliError::new(
-            ExitCode::Refused,
-            format!(
-                "will not drop the points of {}: {} is named for it",
-                args.machine, args.drop_points_of
-            ),
-        )
-        .with_hint("name the same machine twice"));
-    }
+    same_machine(&args.machine, &args.drop_points_of)?;
     let client = args.service.client();
     let answer = client
         .post(
@@ -160,6 +128,7 @@ pub async fn policy(args: &PolicyArgs) -> Result<ExitCode, CliError> {
         daily_for: args.daily_for.unwrap_or(old.daily_for),
         minimum_age: args.minimum_age.unwrap_or(old.minimum_age),
         space: args.space.unwrap_or(old.space),
+        late_after: args.late_after.unwrap_or(old.late_after),
     };
     let mut answer = serde_json::to_value(MachinesDoc {
         machines: vec![known.clone()],
@@ -224,6 +193,9 @@ fn policy_text(machine: &MachineDoc) -> String {
     if policy.space > 0 {
         let _ = write!(text, "; at most {}", size_text(policy.space));
     }
+    if policy.late_after > 0 {
+        let _ = write!(text, "; an epoch is late after {}", span_text(policy.late_after));
+    }
     if let Some(group) = &machine.group {
         let _ = write!(text, "; group {}", clean(group));
     }
@@ -248,6 +220,20 @@ fn status_text(volume: &RetentionDoc, machines: &[MachineDoc]) -> String {
             percent(volume.total.saturating_sub(volume.free), volume.total)
         ),
     };
+    match (volume.seconds_to_full, volume.forecast_over) {
+        (Some(left), Some(over)) => {
+            let _ = writeln!(
+                text,
+                "at the pace of the last {} it is full in {}",
+                span_text(over),
+                span_text(left)
+            );
+        }
+        (None, Some(over)) => {
+            let _ = writeln!(text, "it has not grown in the last {}", span_text(over));
+        }
+        _ => {}
+    }
     let head = ["MACHINE", "STATE", "POINTS", "NEWEST", "ON DISK", "LAG", "USED"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for machine in machines {

@@ -115,7 +115,11 @@ fn header(lines: &mut Vec<String>, status: &StatusDoc, look: Look) {
             "file or loop device stands",
             "files or loop devices stand",
         );
-        let text = format!("LAB RUN: {count} in for SCSI disks. Not for machines that matter.");
+        let plain = match status.plain {
+            true => " The data port speaks WITHOUT TLS and takes whoever connects.",
+            false => "",
+        };
+        let text = format!("LAB RUN: {count} in for SCSI disks.{plain} Not for machines that matter.");
         lines.extend(
             wrap(&text, look.width, 0)
                 .iter()

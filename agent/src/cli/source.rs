@@ -14,7 +14,7 @@ use crate::machines::points::Wanted;
 use crate::model::PairName;
 use crate::net::rate::RATE_MIN;
 use crate::source::report::Audience;
-use crate::source::send::{Order, run};
+use crate::source::send::{Channel, Order, run};
 
 /// What a send and a verification are told alike.
 #[derive(Debug, Clone, Args)]
@@ -34,6 +34,10 @@ pub struct CommonArgs {
     /// Go on trying for so many seconds after the connection was lost
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub retry_for: u64,
+
+    /// Without TLS, to the target of a laboratory on this machine
+    #[arg(long)]
+    pub plain: bool,
 
     /// Print JSON lines: progress, then one result or error
     #[arg(long)]
@@ -210,6 +214,11 @@ fn order(
         state_folder: common.state_dir.clone(),
         rate: common.bandwidth_limit,
         retry_for: Duration::from_secs(common.retry_for),
+        channel: if common.plain {
+            Channel::Plain
+        } else {
+            Channel::Registered
+        },
         audience: if common.json {
             Audience::Program
         } else {

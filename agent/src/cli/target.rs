@@ -29,6 +29,7 @@ pub async fn run(args: &TargetArgs) -> Result<ExitCode, CliError> {
     let settings = Settings {
         state_dir: config.state_dir.clone(),
         listen: config.listen,
+        control: (!config.plain).then_some(config.control),
         disks: scope_of(&config),
         retention: config.retention.clone(),
     };

@@ -109,7 +109,7 @@ fn every_mistake_is_told_with_its_line() {
         (
             "[target]\nzzz = 1",
             "2: unknown key \"zzz\"",
-            "known here: listen",
+            "known here: listen, control",
         ),
         (
             "[agent]\nstate_dir = 1\n",
@@ -173,12 +173,22 @@ fn every_mistake_is_told_with_its_line() {
         (
             "[target]\nlisten = \"localhost\"",
             "2: listen is \"localhost\", which is not an IP address with a port",
-            "write it like \"127.0.0.1:9443\" or \"[::1]:9443\"",
+            "write it like \"0.0.0.0:9443\" or \"[::]:9443\"",
         ),
         (
-            "[target]\nlisten = \"0.0.0.0:9443\"",
-            "2: listen is 0.0.0.0:9443, only loopback is allowed: connections are neither encrypted nor authenticated yet",
-            "set it to 127.0.0.1 or [::1]; reach it from another machine through a tunnel, such as ssh -L",
+            "[target]\nlisten = \"0.0.0.0:9443\"\n[lab]\nenabled = true\nplain = true",
+            "5: plain is set and [target] listen is 0.0.0.0:9443: without TLS only loopback is allowed",
+            "remove plain and register the machines (\"mt-agent register\"), or listen on 127.0.0.1 in a laboratory",
+        ),
+        (
+            "[lab]\nenabled = false\nplain = true",
+            "3: plain is set and [lab] is not enabled: only a laboratory may do without TLS",
+            "remove plain and register the machines (\"mt-agent register\"), or listen on 127.0.0.1 in a laboratory",
+        ),
+        (
+            "[target]\ncontrol = \"0.0.0.0:9443\"",
+            "2: control and listen are both 0.0.0.0:9443",
+            "machines register on one port and replicate on another: give each its own",
         ),
         (
             "[lab]\nenabled = true\n[[lab.disks]]\nscsi_id = \"sdb\"\npath = \"/a\"",

@@ -12,6 +12,13 @@
 //!       +-- failover again --------------------------- undone <----------------------------------- undoing
 //! ```
 //!
+//! From a failover that was committed, undone or failed there is a way to begin anew, which drops the points: whoever had
+//! the disks meanwhile may have written to them, and points rely on blocks that nobody was to change.
+//!
+//! ```text
+//!  committed, undone, failover-failed, cancel-failed, undo-failed --reprotect--> reprotecting --> replicating
+//! ```
+//!
 //! A step that fails leads to a state that names what failed and can be repeated; the steps are made so that repeating
 //! them is harmless. A verb that asks for what is so already, or is under way already, is a success that says so.
 //!
@@ -55,6 +62,10 @@ pub enum State {
     CancelFailed,
     /// A step of undoing failed.
     UndoFailed,
+    /// The machine begins anew: the generation is raised, its points are dropped.
+    Reprotecting,
+    /// A step of beginning anew failed.
+    ReprotectFailed,
 }
 
 /// What somebody asks for, or what a step came to.
@@ -68,6 +79,8 @@ pub enum Verb {
     Cancel,
     /// Put the disks back as they were before failback.
     Undo,
+    /// Begin anew: replicate to disks that somebody else has written since, without the points of before.
+    Reprotect,
     /// The step that was under way came to its end.
     StepDone,
     /// The step that was under way failed.
@@ -98,7 +111,7 @@ pub struct Illegal {
 }
 
 /// Every state, for tests and for whoever shows them.
-pub const STATES: [State; 14] = [
+pub const STATES: [State; 16] = [
     State::Replicating,
     State::FinalSync,
     State::Fencing,
@@ -113,14 +126,17 @@ pub const STATES: [State; 14] = [
     State::FailoverFailed,
     State::CancelFailed,
     State::UndoFailed,
+    State::Reprotecting,
+    State::ReprotectFailed,
 ];
 
 /// Every verb.
-pub const VERBS: [Verb; 6] = [
+pub const VERBS: [Verb; 7] = [
     Verb::Failover,
     Verb::Commit,
     Verb::Cancel,
     Verb::Undo,
+    Verb::Reprotect,
     Verb::StepDone,
     Verb::StepFailed,
 ];
@@ -143,6 +159,8 @@ impl State {
             Self::FailoverFailed => "failover-failed",
             Self::CancelFailed => "cancel-failed",
             Self::UndoFailed => "undo-failed",
+            Self::Reprotecting => "reprotecting",
+            Self::ReprotectFailed => "reprotect-failed",
         }
     }
 
@@ -162,6 +180,7 @@ impl State {
                 | Self::Releasing
                 | Self::Cancelling
                 | Self::Undoing
+                | Self::Reprotecting
         )
     }
 
@@ -201,6 +220,36 @@ impl State {
             (S::Cancelling, V::StepFailed) => Ok(Goes(S::CancelFailed)),
             (S::Undoing, V::StepDone) => Ok(Goes(S::Undone)),
             (S::Undoing, V::StepFailed) => Ok(Goes(S::UndoFailed)),
+            (S::Reprotecting, V::StepDone) => Ok(Goes(S::Replicating)),
+            (S::Reprotecting, V::StepFailed) => Ok(Goes(S::ReprotectFailed)),
+
+            // Once points are being dropped there is one way only.
+            (S::Reprotecting | S::ReprotectFailed, V::Failover | V::Commit | V::Cancel | V::Undo) => illegal(
+                "the machine is being protected anew, without the points of before",
+                "wait for that; \"mt-agent reprotect\" repeats one that failed",
+            ),
+            (S::Replicating | S::Reprotecting, V::Reprotect) => Ok(Already),
+            (
+                S::Committed
+                | S::Undone
+                | S::FailoverFailed
+                | S::CancelFailed
+                | S::UndoFailed
+                | S::ReprotectFailed,
+                V::Reprotect,
+            ) => Ok(Goes(S::Reprotecting)),
+            (
+                S::FinalSync | S::Fencing | S::Rolling | S::Verifying | S::Releasing | S::AwaitingCommit,
+                V::Reprotect,
+            ) => illegal(
+                "the failover has not been committed",
+                "\"mt-agent cancel\" goes back to replication and keeps the points; where the machine was started at \
+                 home, \"mt-agent commit\" comes first",
+            ),
+            (S::Cancelling | S::Undoing, V::Reprotect) => illegal(
+                "the failover is being taken back",
+                "wait for its job, see \"mt-agent jobs list\"",
+            ),
 
             (S::Replicating | S::Undone | S::FailoverFailed, V::Failover) => Ok(Goes(S::FinalSync)),
             (
@@ -213,7 +262,7 @@ impl State {
             ),
             (S::Committed, V::Failover) => illegal(
                 "a failover was committed already",
-                "\"mt-agent undo\" takes it back; to protect the machine anew, remove its pairs and add them again",
+                "\"mt-agent undo\" takes it back; \"mt-agent reprotect\" replicates to its disks anew",
             ),
             (S::Undoing | S::UndoFailed, V::Failover) => illegal(
                 "the last failover is being undone",
@@ -254,7 +303,8 @@ impl State {
             ) => Ok(Goes(S::Cancelling)),
             (S::Committed, V::Cancel) => illegal(
                 "the failover was committed",
-                "\"mt-agent undo\" puts the disks back as they were before failback, within the kept time",
+                "\"mt-agent undo\" puts the disks back as they were before failback, within the kept time; \"mt-agent \
+                 reprotect\" replicates to them anew",
             ),
             (S::Undoing, V::Cancel) => illegal(
                 "the failover is being undone",
@@ -288,7 +338,8 @@ impl State {
                 | S::Undone
                 | S::FailoverFailed
                 | S::CancelFailed
-                | S::UndoFailed,
+                | S::UndoFailed
+                | S::ReprotectFailed,
                 V::StepDone | V::StepFailed,
             ) => illegal("no step is under way", "this is a fault of the agent; report it"),
         }
@@ -308,6 +359,7 @@ impl fmt::Display for Verb {
             Self::Commit => "commit",
             Self::Cancel => "cancel",
             Self::Undo => "undo",
+            Self::Reprotect => "reprotect",
             Self::StepDone => "end a step",
             Self::StepFailed => "fail a step",
         })
@@ -320,46 +372,25 @@ mod tests {
 
     /// The table once more, as people would draw it: a row for each state, a column for each verb. `.` is illegal, `=`
     /// is so already, a word is where it goes.
-    const DRAWN: [(State, [&str; 6]); 14] = [
-        //                      failover      commit       cancel        undo       done               failed
-        (State::Replicating, ["final-sync", ".", "=", ".", ".", "."]),
-        (
-            State::FinalSync,
-            ["=", ".", "cancelling", ".", "fencing", "failover-failed"],
-        ),
-        (
-            State::Fencing,
-            ["=", ".", "cancelling", ".", "rolling", "failover-failed"],
-        ),
-        (
-            State::Rolling,
-            ["=", ".", "cancelling", ".", "verifying", "failover-failed"],
-        ),
-        (
-            State::Verifying,
-            ["=", ".", "cancelling", ".", "releasing", "failover-failed"],
-        ),
-        (
-            State::Releasing,
-            ["=", ".", "cancelling", ".", "awaiting-commit", "failover-failed"],
-        ),
-        (
-            State::AwaitingCommit,
-            ["=", "committed", "cancelling", ".", ".", "."],
-        ),
-        (
-            State::Cancelling,
-            [".", ".", "=", ".", "replicating", "cancel-failed"],
-        ),
-        (State::Committed, [".", "=", ".", "undoing", ".", "."]),
-        (State::Undoing, [".", ".", ".", "=", "undone", "undo-failed"]),
-        (State::Undone, ["final-sync", ".", "cancelling", "=", ".", "."]),
-        (
-            State::FailoverFailed,
-            ["final-sync", ".", "cancelling", ".", ".", "."],
-        ),
-        (State::CancelFailed, [".", ".", "cancelling", ".", ".", "."]),
-        (State::UndoFailed, [".", ".", "cancelling", "undoing", ".", "."]),
+    #[rustfmt::skip]
+    const DRAWN: [(State, [&str; 7]); 16] = [
+        //                       failover      commit       cancel        undo       reprotect       done               failed
+        (State::Replicating,     ["final-sync", ".",         "=",          ".",       "=",            ".",               "."]),
+        (State::FinalSync,       ["=",          ".",         "cancelling", ".",       ".",            "fencing",         "failover-failed"]),
+        (State::Fencing,         ["=",          ".",         "cancelling", ".",       ".",            "rolling",         "failover-failed"]),
+        (State::Rolling,         ["=",          ".",         "cancelling", ".",       ".",            "verifying",       "failover-failed"]),
+        (State::Verifying,       ["=",          ".",         "cancelling", ".",       ".",            "releasing",       "failover-failed"]),
+        (State::Releasing,       ["=",          ".",         "cancelling", ".",       ".",            "awaiting-commit", "failover-failed"]),
+        (State::AwaitingCommit,  ["=",          "committed", "cancelling", ".",       ".",            ".",               "."]),
+        (State::Cancelling,      [".",          ".",         "=",          ".",       ".",            "replicating",     "cancel-failed"]),
+        (State::Committed,       [".",          "=",         ".",          "undoing", "reprotecting", ".",               "."]),
+        (State::Undoing,         [".",          ".",         ".",          "=",       ".",            "undone",          "undo-failed"]),
+        (State::Undone,          ["final-sync", ".",         "cancelling", "=",       "reprotecting", ".",               "."]),
+        (State::FailoverFailed,  ["final-sync", ".",         "cancelling", ".",       "reprotecting", ".",               "."]),
+        (State::CancelFailed,    [".",          ".",         "cancelling", ".",       "reprotecting", ".",               "."]),
+        (State::UndoFailed,      [".",          ".",         "cancelling", "undoing", "reprotecting", ".",               "."]),
+        (State::Reprotecting,    [".",          ".",         ".",          ".",       "=",            "replicating",     "reprotect-failed"]),
+        (State::ReprotectFailed, [".",          ".",         ".",          ".",       "reprotecting", ".",               "."]),
     ];
 
     #[test]
@@ -394,6 +425,11 @@ mod tests {
     /// write disks that are being rolled.
     #[test]
     fn from_everywhere_there_is_a_way_back() {
+        // What broke: a committed failover had no verb that led back to replication but undo, whose time ends.
+        assert_eq!(
+            State::Committed.next(Verb::Reprotect),
+            Ok(Next::Goes(State::Reprotecting))
+        );
         for state in STATES {
             let mut reached = vec![state];
             let mut index = 0;
@@ -414,13 +450,13 @@ mod tests {
                 continue;
             }
             for verb in VERBS {
-                // Only three acts open a fenced machine to its source again: a cancelling that came to its end, and a
-                // failover that is begun anew.
+                // Only these acts open a fenced machine to its source again: a cancelling or a reprotecting that came to its
+                // end, and a failover that is begun anew.
                 if let Ok(Next::Goes(next)) = state.next(verb)
                     && next.takes_epochs()
                 {
-                    let opens =
-                        (state == State::Cancelling && verb == Verb::StepDone) || verb == Verb::Failover;
+                    let is_last_step = matches!(state, State::Cancelling | State::Reprotecting);
+                    let opens = (is_last_step && verb == Verb::StepDone) || verb == Verb::Failover;
                     assert!(opens, "{verb} in {state} leads to {next}");
                 }
             }

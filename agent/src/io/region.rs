@@ -1,6 +1,6 @@
 //! Reads a region, or finds out without reading that it is zero.
 
-use mt_blockdev::device::{BlockDevice, DataMap, DeviceError};
+use mt_blockdev::device::{BlockDevice, DeviceError};
 
 /// What was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,12 +16,10 @@ pub enum Content {
 /// # Errors
 /// When the device cannot be read, or ends before the region does.
 pub fn read(device: &BlockDevice, offset: u64, buffer: &mut [u8]) -> Result<Content, DeviceError> {
-    let hole = match device.next_data(offset)? {
-        DataMap::HoleToEnd => true,
-        DataMap::Data { start, .. } => start - offset >= buffer.len() as u64,
-    };
+    let end = offset + buffer.len() as u64;
+    let hole = device.next_data(offset)?.is_none_or(|data| data >= end);
     // A file that was cut short has a hole to its end too: only what lies inside it now may be taken for zeros.
-    if hole && offset + buffer.len() as u64 <= device.stamp()?.size {
+    if hole && end <= device.stamp()?.size {
         return Ok(Content::Hole);
     }
     device.read_exact_at(buffer, offset)?;

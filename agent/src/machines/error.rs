@@ -46,6 +46,8 @@ pub enum MachineError {
         found: String,
         /// What to do.
         hint: String,
+        /// How a command exits.
+        exit_code: ExitCode,
     },
     /// The retention volume cannot be read or written.
     #[error("cannot {attempted} {}: {source}", .path.display())]
@@ -175,6 +177,13 @@ impl Explain for MachineError {
                 Some(hint.clone())
             }
             Self::Io { .. } => Some("check the retention volume, its owner and its space".to_owned()),
+            Self::Store {
+                machine,
+                source: StoreError::Foreign { .. },
+            } => Some(format!(
+                "pair the disks that its points are of; \"mt-agent retention reset {machine} --drop-points-of {machine}\" drops \
+                 the points and begins anew with the disks that are paired now"
+            )),
             Self::Store { source, .. } => source.hint().map(str::to_owned),
             Self::Disk { source, .. } => source.hint(),
             Self::Resync { machine, .. } => Some(format!(
@@ -190,7 +199,8 @@ impl Explain for MachineError {
         match self {
             Self::Unknown(_) | Self::NoPoint { .. } => ExitCode::Usage,
             Self::NoStore(_) | Self::Refused { .. } | Self::Fenced { .. } => ExitCode::Refused,
-            Self::Volume { .. } | Self::Io { .. } | Self::Resync { .. } => ExitCode::Retention,
+            Self::Volume { exit_code, .. } => *exit_code,
+            Self::Io { .. } | Self::Resync { .. } => ExitCode::Retention,
             Self::Store { source, .. } => match source {
                 StoreError::UnknownPoint { .. } => ExitCode::Usage,
                 StoreError::Refused { .. } | StoreError::Full { .. } => ExitCode::Refused,

@@ -26,6 +26,30 @@ struct PointDisk {
     size: u64,
 }
 
+/// Holds a point for as long as it is exported: whatever thins or makes room meanwhile, what is read stays what it was.
+struct Held {
+    machine: Arc<Machine>,
+    point: EpochNumber,
+}
+
+impl Held {
+    fn new(machine: &Arc<Machine>, point: EpochNumber) -> Result<Self, MachineError> {
+        machine.with_store(|store| store.hold(point))?;
+        Ok(Self {
+            machine: Arc::clone(machine),
+            point,
+        })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(store) = &mut self.machine.lock().store {
+            store.release(self.point);
+        }
+    }
+}
+
 impl Export for PointDisk {
     fn size(&self) -> u64 {
         self.size
@@ -79,7 +103,8 @@ pub struct Exports {
 #[derive(Default)]
 struct Served {
     last: u64,
-    servers: BTreeMap<u64, (Exported, Server)>,
+    /// A server ends before its point is let go of.
+    servers: BTreeMap<u64, (Exported, Server, Held)>,
 }
 
 impl Exports {
@@ -124,7 +149,7 @@ impl Exports {
             .mode(0o700)
             .create(&self.folder)
             .map_err(io("make the folder"))?;
-        machine.with_store(|store| store.point(point).map(drop))?;
+        let held = Held::new(machine, point)?;
         served.last += 1;
         let id = served.last;
         let mut exports: Vec<(String, Arc<dyn Export>)> = Vec::new();
@@ -159,7 +184,7 @@ impl Exports {
             disks: machine.disks.iter().map(|disk| disk.name.clone()).collect(),
         };
         let server = Server::start(&exported.socket, exports).map_err(io("listen on a socket in"))?;
-        served.servers.insert(id, (exported.clone(), server));
+        served.servers.insert(id, (exported.clone(), server, held));
         tracing::info!(machine = %machine.name, point = point.0, socket = %exported.socket.display(), "point exported");
         Ok(exported)
     }
@@ -167,7 +192,10 @@ impl Exports {
     /// Ends an export; says whether there was one.
     pub fn remove(&self, id: u64) -> bool {
         let mut served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
-        served.servers.remove(&id).is_some()
+        let removed = served.servers.remove(&id);
+        // Ending waits for requests and takes the machine's lock; nobody has to wait for that.
+        drop(served);
+        removed.is_some()
     }
 
     /// Every export.
@@ -176,8 +204,20 @@ impl Exports {
         served
             .servers
             .values()
-            .map(|(exported, _)| exported.clone())
+            .map(|(exported, ..)| exported.clone())
             .collect()
+    }
+
+    /// Ends every export of a machine.
+    pub fn end_all_of(&self, machine: &str) {
+        let mut served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+        served.servers.retain(|id, (exported, ..)| {
+            let stays = exported.machine != machine;
+            if !stays {
+                tracing::info!(machine, export = id, "export ended: its machine is let go of");
+            }
+            stays
+        });
     }
 
     /// Whether a point of a machine is exported.

@@ -4,18 +4,24 @@
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
-use mt_retention::{EpochNumber, Origin, TargetDisk};
+use mt_retention::{EpochNumber, Origin, StoreError, TargetDisk};
 
 use super::error::MachineError;
+use super::exports::Exports;
 use super::jobs::{self, Jobs, Teller};
+use super::machine::FileStore;
 use super::points::Wanted;
 use super::registry::Machines;
+use crate::error::{ExitCode, Explain};
 use crate::failover::table::{Illegal, Next, State, Verb};
 use crate::model::{Job, JobKind};
 use crate::state::machines::MachineRecord;
 
 /// How long the epoch that is under way is waited for.
 pub const FINAL_SYNC: Duration = Duration::from_secs(60);
+
+/// For how long a committed failover can be undone unless told otherwise.
+const KEEP_UNDO: SignedDuration = SignedDuration::from_hours(72);
 
 /// What an act came to.
 #[derive(Debug)]
@@ -33,12 +39,58 @@ pub enum Answer {
 pub struct Failovers {
     machines: Machines,
     jobs: Jobs,
+    exports: Exports,
 }
 
 impl Failovers {
     /// The hand on these machines.
-    pub fn new(machines: Machines, jobs: Jobs) -> Self {
-        Self { machines, jobs }
+    pub fn new(machines: Machines, jobs: Jobs, exports: Exports) -> Self {
+        Self {
+            machines,
+            jobs,
+            exports,
+        }
+    }
+
+    /// Lets go of a machine, so that one of its pairs can be removed. Nothing of it may be under way.
+    ///
+    /// # Errors
+    /// When a failover, a job, an export or an epoch needs it.
+    pub fn let_go(&self, name: &str) -> Result<(), MachineError> {
+        let record = self.machines.hub().state().machine(name)?;
+        let hint =
+            format!("\"mt-agent reprotect {name} --drop-points-of {name}\" ends that; then remove its pairs");
+        match record.failover {
+            State::Replicating => {}
+            State::Committed => {
+                if let Some(until) = record.undo_until.filter(|until| *until > Timestamp::now()) {
+                    return Err(MachineError::refused(
+                        "failover-under-way",
+                        format!("the failover of machine {name} can be undone until {until}, with its pairs"),
+                        hint,
+                    ));
+                }
+            }
+            state => {
+                return Err(MachineError::refused(
+                    "failover-under-way",
+                    format!("machine {name} is {state}"),
+                    format!("\"mt-agent cancel {name}\" goes back to replication; {hint}"),
+                ));
+            }
+        }
+        let _claim = self.jobs.claim(name)?;
+        if self.exports.uses(name) {
+            return Err(MachineError::refused(
+                "points-exported",
+                format!("points of machine {name} are exported"),
+                "end that with \"mt-agent points unexport\"",
+            ));
+        }
+        if let Some(machine) = self.machines.get(name) {
+            drop(machine.make_busy("a pair is removed")?);
+        }
+        self.machines.let_go(name)
     }
 
     /// Fails a machine over to a point.
@@ -80,30 +132,64 @@ impl Failovers {
         let claim = self.jobs.claim(name)?;
         self.change(name, Verb::Failover, |record| {
             record.to = Some(to);
-            record.before = None;
+            // A failover that is repeated has rolled, perhaps: the way back leads to where replication was.
+            if record.failover == State::Replicating {
+                record.before = None;
+            }
             record.failure = None;
         })?;
         self.run(claim, name, JobKind::Failover)
     }
 
-    /// Makes a failover final; what is needed to undo it is kept for a time.
+    /// Makes a failover final; what is needed to undo it is kept for a time. Said again with a time, that counts from now.
+    ///
+    /// # Errors
+    /// When the state of the machine or the time does not allow it.
+    pub fn commit(&self, name: &str, keep_undo: Option<SignedDuration>) -> Result<Answer, MachineError> {
+        self.machines.pairs_of(name)?;
+        let now = Timestamp::now();
+        let until = now
+            .saturating_add(keep_undo.unwrap_or(KEEP_UNDO))
+            .unwrap_or(Timestamp::MAX);
+        let changed = self.machines.hub().state().change_machine(name, |record| {
+            let next = record
+                .failover
+                .next(Verb::Commit)
+                .map_err(|illegal| refused(name, illegal))?;
+            if next == Next::Already && keep_undo.is_none() {
+                return Ok((next, record.clone()));
+            }
+            if let Some(before) = record.undo_until.filter(|_| next == Next::Already)
+                && before < now
+            {
+                return Err(too_late(name, before));
+            }
+            record.undo_until = Some(until);
+            record.undo_ended = false;
+            record.failover = State::Committed;
+            Ok((Next::Goes(State::Committed), record.clone()))
+        })?;
+        let (next, record) = changed?;
+        if next == Next::Already {
+            return Ok(Answer::Already(record));
+        }
+        tracing::info!(
+            machine = name,
+            "failover committed; it can be undone until {until}"
+        );
+        Ok(Answer::Done(record))
+    }
+
+    /// Begins anew: a new generation, no points, and all of the disks is compared with the next epoch.
     ///
     /// # Errors
     /// When the state of the machine does not allow it.
-    pub fn commit(&self, name: &str, keep_undo: SignedDuration) -> Result<Answer, MachineError> {
+    pub fn reprotect(&self, name: &str) -> Result<Answer, MachineError> {
         self.machines.pairs_of(name)?;
-        let until = Timestamp::now()
-            .saturating_add(keep_undo)
-            .unwrap_or(Timestamp::MAX);
-        match self.change(name, Verb::Commit, |record| record.undo_until = Some(until))? {
+        let claim = self.jobs.claim(name)?;
+        match self.change(name, Verb::Reprotect, |record| record.failure = None)? {
             (Next::Already, record) => Ok(Answer::Already(record)),
-            (Next::Goes(_), record) => {
-                tracing::info!(
-                    machine = name,
-                    "failover committed; it can be undone until {until}"
-                );
-                Ok(Answer::Done(record))
-            }
+            (Next::Goes(_), _) => self.run(claim, name, JobKind::Reprotect),
         }
     }
 
@@ -141,11 +227,7 @@ impl Failovers {
             && record.failover == State::Committed
             && until < Timestamp::now()
         {
-            return Err(MachineError::refused(
-                "undo-too-late",
-                format!("what was needed to undo the failover of machine {name} was kept until {until}"),
-                "see \"mt-agent points list\" for the points that can still be rolled to",
-            ));
+            return Err(too_late(name, until));
         }
         let claim = match record.failover.next(Verb::Undo) {
             Ok(Next::Already) => return Ok(Answer::Already(record)),
@@ -199,6 +281,7 @@ impl Failovers {
             let kind = match record.failover {
                 State::Cancelling => JobKind::Cancel,
                 State::Undoing => JobKind::Undo,
+                State::Reprotecting => JobKind::Reprotect,
                 state if state.is_running() => JobKind::Failover,
                 State::Replicating if record.store.is_some() => {
                     if let Err(error) = self.machines.open(&name) {
@@ -264,7 +347,20 @@ impl Failovers {
     }
 
     fn step(&self, name: &str, record: &MachineRecord, teller: &mut Teller) -> Result<(), MachineError> {
-        let machine = self.machines.open(name)?;
+        if record.failover == State::Reprotecting {
+            // Its disks need not be attached yet.
+            return self.machines.begin_anew(name);
+        }
+        let machine = match self.machines.open(name) {
+            Err(error @ MachineError::Disk { .. })
+                if record.failover == State::Releasing && error.exit_code() == ExitCode::DiskMissing =>
+            {
+                // Cut between dropping the devices and noting that: the disks were compared, and are gone.
+                tracing::warn!(machine = name, "released before: {error}");
+                return Ok(());
+            }
+            opened => opened?,
+        };
         let to = EpochNumber(record.to.unwrap_or(0));
         let state = record.failover;
         match state {
@@ -292,19 +388,21 @@ impl Failovers {
                 })
             }
             State::Rolling => {
-                // What is needed to go back must not be dropped for room meanwhile.
+                // What is needed to go back must not be dropped for room meanwhile. Noted before it is done: what an
+                // operator pinned stays pinned when this is taken back.
+                let keep: Vec<u64> = machine.with_store(|store| {
+                    let keep = store.points().filter(|point| {
+                        let needed = point.origin == Origin::Initial
+                            || Some(point.epoch.0) == record.before
+                            || point.epoch == to;
+                        needed && !point.pinned
+                    });
+                    Ok(keep.map(|point| point.epoch.0).collect())
+                })?;
+                self.note(name, |record| record.pinned.extend(&keep))?;
                 machine.with_store(|store| {
-                    let keep: Vec<EpochNumber> = store
-                        .points()
-                        .filter(|point| {
-                            point.origin == Origin::Initial
-                                || Some(point.epoch.0) == record.before
-                                || point.epoch == to
-                        })
-                        .map(|point| point.epoch)
-                        .collect();
-                    keep.into_iter()
-                        .try_for_each(|epoch| store.set_pinned(epoch, true))
+                    keep.iter()
+                        .try_for_each(|epoch| store.set_pinned(EpochNumber(*epoch), true))
                 })?;
                 self.roll_to(name, &machine, to, state, teller)
             }
@@ -325,8 +423,10 @@ impl Failovers {
                     })?;
                 }
                 let disks = machine.disks.clone();
-                self.machines.close(name);
                 drop(machine);
+                // Whoever reads a point reads the disks; from here on somebody else writes them.
+                self.exports.end_all_of(name);
+                self.machines.let_go(name)?;
                 for disk in &disks {
                     release(disk);
                 }
@@ -335,20 +435,12 @@ impl Failovers {
             State::Cancelling => {
                 if let Some(before) = record.before {
                     self.roll_to(name, &machine, EpochNumber(before), state, teller)?;
-                    machine.with_store(|store| {
-                        let pinned: Vec<EpochNumber> = store
-                            .points()
-                            .filter(|point| point.pinned)
-                            .map(|point| point.epoch)
-                            .collect();
-                        pinned
-                            .into_iter()
-                            .try_for_each(|epoch| store.set_pinned(epoch, false))
-                    })?;
+                    machine.with_store(|store| release_pins(store, &record.pinned))?;
                 }
                 self.note(name, |record| {
                     record.to = None;
                     record.before = None;
+                    record.pinned.clear();
                 })
             }
             State::Undoing => {
@@ -440,6 +532,20 @@ impl Failovers {
     }
 }
 
+/// Lets go of what a failover pinned.
+///
+/// # Errors
+/// When the store fails.
+pub fn release_pins(store: &mut FileStore, pinned: &[u64]) -> Result<(), StoreError> {
+    for epoch in pinned {
+        let epoch = EpochNumber(*epoch);
+        if store.points().any(|point| point.epoch == epoch) {
+            store.set_pinned(epoch, false)?;
+        }
+    }
+    Ok(())
+}
+
 /// Drops the kernel's device of a disk, so that its VMDK can be detached. A stand-in of a laboratory has none to drop.
 fn release(disk: &super::disk::MachineDisk) {
     let name = &disk.disk.facts.kernel_name;
@@ -456,6 +562,14 @@ fn release(disk: &super::disk::MachineDisk) {
             );
         }
     }
+}
+
+fn too_late(name: &str, until: Timestamp) -> MachineError {
+    MachineError::refused(
+        "undo-too-late",
+        format!("what was needed to undo the failover of machine {name} was kept until {until}"),
+        "\"mt-agent reprotect\" replicates to its disks anew",
+    )
 }
 
 fn refused(name: &str, illegal: Illegal) -> MachineError {

@@ -1,11 +1,16 @@
-//! What has to be looked after while nobody asks: half epochs whose source is gone, and the room of the retention volume.
+//! What has to be looked after while nobody asks: half epochs whose source is gone, points that are no longer kept, room, and
+//! every alarm of it.
 
 use jiff::Timestamp;
+use mt_retention::policy::{Fullness, RoomDecision, to_make_room};
+use mt_retention::{Origin, StoreError};
 
-use super::machine::Inner;
-use super::points::in_words_of_store;
+use super::machine::{ALARM_FULL, FileStore, Machine};
+use super::points::{in_words_of_store, time_of};
 use super::registry::Machines;
 use super::volume;
+use crate::cli::output::{seconds_between, span_text, time_text};
+use crate::failover::table::State;
 use crate::hub::{Alarm, Severity};
 
 /// Raised when the retention volume fills up.
@@ -14,6 +19,8 @@ pub const ALARM_SPACE: &str = "retention-space";
 pub const ALARM_VOLUME: &str = "retention-volume";
 /// Raised when a recovery point cannot be reached.
 pub const ALARM_POINT: &str = "point-damaged";
+/// Raised when the newest epoch of a machine is older than its policy allows.
+pub const ALARM_LATE: &str = "epoch-late";
 
 /// Percent of the volume at which a warning and a critical alarm are raised.
 const WARN_PERCENT: u64 = 80;
@@ -23,32 +30,23 @@ const CRITICAL_PERCENT: u64 = 95;
 pub fn keep(machines: &Machines, now: Timestamp) {
     for machine in machines.all() {
         machine.drop_stale_epoch();
-        let damage: Vec<String> = {
-            let mut inner = machine.lock();
-            thin(&machine.name, &mut inner, now);
-            inner.store.as_ref().map_or_else(Vec::new, |store| {
-                store
-                    .points()
-                    .filter_map(|point| {
-                        store
-                            .damage_of(point.epoch)
-                            .map(|why| format!("point {}: {why}", point.epoch))
-                    })
-                    .collect()
-            })
-        };
-        match damage.first() {
-            None => machines.hub().clear(ALARM_POINT, &machine.name, now),
-            Some(first) => machines.hub().raise(Alarm {
-                id: ALARM_POINT.to_owned(),
-                subject: machine.name.clone(),
-                severity: Severity::Critical,
-                text: format!("{} recovery points cannot be reached; {first}", damage.len()),
-                hint: "\"mt-agent points list\" shows which; all others can be used".to_owned(),
-                since: now,
-            }),
+        machine.keep_catalogue();
+        machine.note_committed();
+        thin(&machine, now);
+        let hub = machines.hub();
+        for (id, alarm) in [
+            (ALARM_POINT, damaged_points(&machine, now)),
+            (ALARM_SPACE, filled(&machine, now)),
+            (ALARM_LATE, late(&machine, now)),
+        ] {
+            match alarm {
+                None => hub.clear(id, &machine.name, now),
+                Some(alarm) => hub.raise(alarm),
+            }
         }
+        look_for_room(&machine, now);
     }
+    end_undo(machines, now);
     let Some(folder) = machines.retention() else {
         return;
     };
@@ -68,6 +66,9 @@ pub fn keep(machines: &Machines, now: Timestamp) {
     }
     hub.clear(ALARM_VOLUME, &subject, now);
     let Ok(space) = volume::space(folder) else { return };
+    machines
+        .forecast()
+        .note(now, space.total.saturating_sub(space.free));
     let used = space.percent_used();
     if used < WARN_PERCENT {
         hub.clear(ALARM_SPACE, &subject, now);
@@ -86,19 +87,163 @@ pub fn keep(machines: &Machines, now: Timestamp) {
     });
 }
 
-/// Drops the points that the policy no longer keeps, where the machine is at rest.
-fn thin(name: &str, inner: &mut Inner, now: Timestamp) {
-    if inner.busy.is_some() || inner.failed.is_some() || inner.epoch.is_some() {
+/// Drops the points that the policy no longer keeps, where the machine is at rest, and gets space back, step by step.
+fn thin(machine: &Machine, now: Timestamp) {
+    {
+        let mut inner = machine.lock();
+        if inner.busy.is_some() || inner.failed.is_some() || inner.epoch.is_some() {
+            return;
+        }
+        let policy = in_words_of_store(&inner.policy);
+        let Some(store) = &mut inner.store else { return };
+        match store.thin_points(now.as_millisecond(), &policy) {
+            Ok(dropped) => {
+                for point in dropped {
+                    tracing::info!(machine = %machine.name, "point {point} is no longer kept by the policy");
+                }
+            }
+            Err(error) => tracing::warn!(machine = %machine.name, "cannot thin the points: {error}"),
+        }
+    }
+    if let Err(error) = machine.reclaim() {
+        tracing::warn!("cannot get space back: {error}");
+    }
+}
+
+fn damaged_points(machine: &Machine, now: Timestamp) -> Option<Alarm> {
+    let inner = machine.lock();
+    let store = inner.store.as_ref()?;
+    let damage: Vec<String> = store
+        .points()
+        .filter_map(|point| {
+            store
+                .damage_of(point.epoch)
+                .map(|why| format!("point {}: {why}", point.epoch))
+        })
+        .collect();
+    Some(Alarm {
+        id: ALARM_POINT.to_owned(),
+        subject: machine.name.clone(),
+        severity: Severity::Critical,
+        text: format!(
+            "{} recovery points cannot be reached; {}",
+            damage.len(),
+            damage.first()?
+        ),
+        hint: "\"mt-agent points list\" shows which; all others can be used".to_owned(),
+        since: now,
+    })
+}
+
+/// How full a store with a limit of its own is.
+fn filled(machine: &Machine, now: Timestamp) -> Option<Alarm> {
+    let fullness = machine.lock().store.as_ref()?.fullness();
+    let (severity, percent) = match fullness {
+        Fullness::Normal => return None,
+        Fullness::Warning => (Severity::Warning, WARN_PERCENT),
+        Fullness::Alarm => (Severity::Critical, CRITICAL_PERCENT),
+    };
+    Some(Alarm {
+        id: ALARM_SPACE.to_owned(),
+        subject: machine.name.clone(),
+        severity,
+        text: format!(
+            "the retention store of machine {} is more than {percent} % full",
+            machine.name
+        ),
+        hint: "give it more with \"mt-agent policy --space\", delete recovery points, or keep them for less time; when it is \
+               full the oldest points go first"
+            .to_owned(),
+        since: now,
+    })
+}
+
+/// Whether the newest epoch of the source is older than the machine's policy allows.
+fn late(machine: &Machine, now: Timestamp) -> Option<Alarm> {
+    let inner = machine.lock();
+    let allowed = inner.policy.late_after;
+    let newest = inner
+        .store
+        .as_ref()?
+        .points()
+        .rev()
+        .find(|point| point.origin == Origin::Source)?;
+    let newest = time_of(newest.received_time_ms);
+    let age = seconds_between(newest, now);
+    (allowed > 0 && age > allowed).then(|| Alarm {
+        id: ALARM_LATE.to_owned(),
+        subject: machine.name.clone(),
+        severity: Severity::Warning,
+        // Without the age, so that the words stay the same while it grows.
+        text: format!(
+            "the newest epoch of machine {} is of {}, and one is wanted every {}",
+            machine.name,
+            time_text(newest),
+            span_text(allowed)
+        ),
+        hint: "see whether its source still sends, and whether the target refuses it: \"mt-agent jobs list\""
+            .to_owned(),
+        since: now,
+    })
+}
+
+/// Tells of a store that can take nothing more, also after a restart, and that it can again.
+fn look_for_room(machine: &Machine, now: Timestamp) {
+    let has_room = |machine: &Machine| {
+        let mut inner = machine.lock();
+        inner.store.as_mut().is_none_or(|store| {
+            // A store that is latched has an alarm of its own.
+            store.has_room().unwrap_or(true)
+        })
+    };
+    // Points that may go do so when the room is wanted.
+    let may_drop = |machine: &Machine| {
+        let inner = machine.lock();
+        let policy = in_words_of_store(&inner.policy);
+        let decision = inner
+            .store
+            .as_ref()
+            .map(|store| to_make_room(store.points(), now.as_millisecond(), &policy));
+        matches!(decision, Some(RoomDecision::Drop(_)))
+    };
+    if has_room(machine) || may_drop(machine) {
+        machine.lock().is_full = false;
+        machine.hub.clear(ALARM_FULL, &machine.name, now);
         return;
     }
-    let policy = in_words_of_store(&inner.policy);
-    let Some(store) = &mut inner.store else { return };
-    match store.thin(now.as_millisecond(), &policy) {
-        Ok(dropped) => {
-            for point in dropped {
-                tracing::info!(machine = name, "point {point} is no longer kept by the policy");
-            }
+    if machine.lock().is_full {
+        return;
+    }
+    // It is content with a small segment. Less than a whole one is an alarm as before a restart, when that was the rule too.
+    machine.make_room();
+    if has_room(machine) {
+        return;
+    }
+    let mut inner = machine.lock();
+    let status = inner.store.as_ref().map(FileStore::status);
+    if let Some(status) = status {
+        let error = StoreError::Full {
+            used: status.used,
+            capacity: status.capacity,
+        };
+        machine.raise_full(&mut inner, &error);
+    }
+}
+
+/// What is kept to undo a committed failover goes when its time is over, and its space comes back.
+fn end_undo(machines: &Machines, now: Timestamp) {
+    let records = machines.hub().state().machines().unwrap_or_default();
+    for (name, record) in records {
+        let over = record.undo_until.is_some_and(|until| until < now);
+        if record.failover != State::Committed || !over || record.undo_ended {
+            continue;
         }
-        Err(error) => tracing::warn!(machine = name, "cannot thin the points: {error}"),
+        match machines.end_undo(&name, &record, now) {
+            Ok(()) => tracing::info!(
+                machine = name,
+                "the failover can no longer be undone; its space is free"
+            ),
+            Err(error) => tracing::warn!("cannot free what was kept to undo a failover: {error}"),
+        }
     }
 }

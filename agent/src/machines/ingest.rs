@@ -8,7 +8,6 @@ use mt_wire::{EndEpoch, EpochBegun, EpochDurable, Extent, Range};
 
 use super::error::MachineError;
 use super::machine::{Machine, OpenEpoch};
-use super::points::make_room;
 
 /// How long an epoch whose session was lost is kept for its source to come back.
 const RESUME_TIME: Duration = Duration::from_secs(120);
@@ -146,40 +145,48 @@ impl Machine {
         disk: usize,
         mut work: impl FnMut(&mut super::machine::FileStore, DiskIndex) -> Result<(), StoreError>,
     ) -> Result<Option<&dyn mt_retention::TargetDisk>, MachineError> {
-        let mut inner = self.lock();
-        if inner.epoch.is_none() {
-            return Err(MachineError::refused(
-                "no-epoch",
-                format!("no epoch of machine {} is open any more", self.name),
-                "send it again",
-            ));
-        }
         let index = DiskIndex(u16::try_from(disk).unwrap_or(u16::MAX));
-        let policy = inner.policy;
-        let Some(store) = &mut inner.store else {
-            return Ok(self
-                .disks
-                .get(disk)
-                .map(|disk| disk as &dyn mt_retention::TargetDisk));
-        };
-        loop {
-            match work(store, index) {
-                Ok(()) => return Ok(None),
-                Err(error @ StoreError::Full { .. }) => {
-                    if make_room(store, &policy, Timestamp::now()) {
-                        continue;
-                    }
-                    self.raise_full(&error);
-                    return Err(self.store_error(error));
-                }
-                Err(error) => {
-                    if store.latched().is_some() {
-                        self.fail(&mut inner, &error);
-                    }
-                    return Err(self.store_error(error));
-                }
+        {
+            let inner = self.lock();
+            self.epoch_is_open(&inner)?;
+            if inner.store.is_none() {
+                return Ok(self
+                    .disks
+                    .get(disk)
+                    .map(|disk| disk as &dyn mt_retention::TargetDisk));
             }
         }
+        self.with_room(|store| work(store, index))
+            .map(|()| None)
+            .map_err(|error| self.not_taken(error))
+    }
+
+    fn epoch_is_open(&self, inner: &super::machine::Inner) -> Result<(), MachineError> {
+        if inner.epoch.is_some() {
+            return Ok(());
+        }
+        Err(MachineError::refused(
+            "no-epoch",
+            format!("no epoch of machine {} is open any more", self.name),
+            "send it again",
+        ))
+    }
+
+    /// An error of the store on the way in: says what follows from it to whoever looks at the machine.
+    pub(super) fn not_taken(&self, error: MachineError) -> MachineError {
+        if let MachineError::Store { source, .. } = &error {
+            let mut inner = self.lock();
+            if matches!(source, StoreError::Full { .. }) {
+                self.raise_full(&mut inner, source);
+            } else if inner
+                .store
+                .as_ref()
+                .is_some_and(|store| store.latched().is_some())
+            {
+                self.fail(&mut inner, source);
+            }
+        }
+        error
     }
 
     /// Commits the open epoch, durably, all disks at once.
@@ -204,28 +211,16 @@ impl Machine {
                 .map(|tag| format!("{}={}", tag.key, tag.value))
                 .collect(),
         };
-        let mut inner = self.lock();
-        let Some(epoch) = inner.epoch.clone() else {
-            return Err(MachineError::refused(
-                "no-epoch",
-                format!("no epoch of machine {} is open any more", self.name),
-                "send it again",
-            ));
+        let (number, has_store) = {
+            let inner = self.lock();
+            self.epoch_is_open(&inner)?;
+            let number = inner.epoch.as_ref().map_or(0, |epoch| epoch.number);
+            (number, inner.store.is_some())
         };
-        let policy = inner.policy;
-        let durable = if let Some(store) = &mut inner.store {
-            let acknowledged = loop {
-                match store.commit_epoch(spec.clone(), Offered::AsPoint) {
-                    Ok(acknowledged) => break acknowledged,
-                    Err(error @ StoreError::Full { .. }) if make_room(store, &policy, now) => drop(error),
-                    Err(error) => {
-                        if store.latched().is_some() {
-                            self.fail(&mut inner, &error);
-                        }
-                        return Err(self.store_error(error));
-                    }
-                }
-            };
+        let durable = if has_store {
+            let acknowledged = self
+                .with_room(|store| store.commit_epoch(spec.clone(), Offered::AsPoint))
+                .map_err(|error| self.not_taken(error))?;
             EpochDurable {
                 epoch: acknowledged.epoch.0,
                 point: acknowledged.epoch.0,
@@ -235,12 +230,13 @@ impl Machine {
                 disk.flush()
                     .map_err(|source| self.disk_error("flushing", index, 0, source))?;
             }
-            inner.direct_epoch = epoch.number;
+            self.lock().direct_epoch = number;
             EpochDurable {
-                epoch: epoch.number,
+                epoch: number,
                 point: 0,
             }
         };
+        let mut inner = self.lock();
         inner.epoch = None;
         drop(inner);
         self.notify();

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::error::MachineError;
 use super::roll::{Progress, Rolled, Stage};
-use crate::error::Explain;
+use crate::error::{ExitCode, Explain};
 use crate::hub::Hub;
 use crate::model::{Job, JobKind, JobState};
 
@@ -91,6 +91,15 @@ impl Teller {
     }
 }
 
+/// A roll that failed before it was decided changed nothing, and its cause says how to exit. All others leave a state behind
+/// from which the same command goes on.
+fn exit_code(kind: JobKind, error: &MachineError) -> ExitCode {
+    match kind {
+        JobKind::Roll => error.exit_code(),
+        _ => ExitCode::PartlyDone,
+    }
+}
+
 /// Begins a job on a thread of its own, and answers it as it begins.
 ///
 /// # Errors
@@ -129,6 +138,7 @@ pub fn start(
                     job.state = JobState::Failed;
                     job.error = Some(error.to_string());
                     job.hint = error.hint();
+                    job.exit_code = Some(exit_code(kind, error) as u8);
                     tracing::warn!(
                         machine = job.pair,
                         job = job.id.0,

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use mt_retention::files::FileStorage;
 use mt_retention::{Disk, Store, StoreError, TargetDisk};
 
+use super::catalogue::Catalogue;
 use super::disk::MachineDisk;
 use super::error::MachineError;
 use crate::hub::{Alarm, Hub, Severity};
@@ -51,6 +52,8 @@ pub struct Inner {
     pub failed: Option<String>,
     /// Whether the applier waits for room.
     pub waits_for_room: bool,
+    /// Whether room was wanted, and none could be made.
+    pub is_full: bool,
     /// Which points are kept.
     pub policy: Policy,
     stop: bool,
@@ -64,7 +67,11 @@ pub struct Machine {
     pub disks: Vec<MachineDisk>,
     pub(super) hub: Hub,
     inner: Mutex<Inner>,
+    /// Taken before the store's lock where both are held.
+    catalogue: Mutex<Option<Catalogue>>,
     changed: Condvar,
+    /// Held by whoever makes room.
+    pub(super) making_room: Mutex<()>,
     /// The generation. Held for reading while something is written for a source.
     fence: RwLock<u64>,
 }
@@ -77,12 +84,14 @@ impl Machine {
     pub fn start(
         name: String,
         disks: Vec<MachineDisk>,
-        store: Option<FileStore>,
+        store: Option<(FileStore, Option<Catalogue>)>,
         generation: u64,
         policy: Policy,
         hub: Hub,
     ) -> Result<Arc<Self>, MachineError> {
+        let (store, catalogue) = store.map_or((None, None), |(store, catalogue)| (Some(store), catalogue));
         let machine = Arc::new(Self {
+            catalogue: Mutex::new(catalogue),
             inner: Mutex::new(Inner {
                 store,
                 epoch: None,
@@ -90,10 +99,12 @@ impl Machine {
                 busy: None,
                 failed: None,
                 waits_for_room: false,
+                is_full: false,
                 policy,
                 stop: false,
             }),
             changed: Condvar::new(),
+            making_room: Mutex::default(),
             fence: RwLock::new(generation),
             name,
             disks,
@@ -198,6 +209,69 @@ impl Machine {
         Ok(generation)
     }
 
+    /// Lets the catalogue follow the store. The store's lock is held only while summaries are copied.
+    pub fn keep_catalogue(&self) {
+        let mut catalogue = self.catalogue.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(known) = catalogue.as_mut() {
+            let news = self.lock().store.as_ref().and_then(|store| known.news(store));
+            let Some(news) = news else { return };
+            if let Err(error) = known.take(&news) {
+                tracing::warn!(machine = %self.name, "the catalogue of the retention store cannot be written: {error}");
+                *catalogue = None;
+            }
+        }
+    }
+
+    /// Makes the catalogue anew from the footers of the segments, a segment at a time.
+    ///
+    /// # Errors
+    /// When there is no store, a footer cannot be read, or the catalogue cannot be written.
+    pub fn rebuild_catalogue(&self, folder: &std::path::Path) -> Result<(), MachineError> {
+        let fail = |error| super::registry::catalogue_error(folder, error);
+        let mut catalogue = self.catalogue.lock().unwrap_or_else(PoisonError::into_inner);
+        *catalogue = None;
+        super::catalogue::remove(folder).map_err(fail)?;
+        let (mut anew, _) = Catalogue::open(folder).map_err(fail)?;
+        for segment in self.with_store(|store| Ok(store.sealed_segments()))? {
+            self.with_store(|store| store.reread_footer(segment))?;
+        }
+        while let Some(news) = self.with_store(|store| Ok(anew.news(store)))? {
+            anew.take(&news).map_err(fail)?;
+        }
+        *catalogue = Some(anew);
+        Ok(())
+    }
+
+    /// Notes in the state up to where the store is complete, so that a volume that was set back is noticed at its next
+    /// opening.
+    pub fn note_committed(&self) {
+        let committed = self.lock().store.as_ref().map_or(0, |store| store.committed().0);
+        let known = self
+            .hub
+            .state()
+            .machine(&self.name)
+            .map(|record| record.committed);
+        if known.is_ok_and(|known| known >= committed) {
+            return;
+        }
+        let noted = self.hub.state().change_machine(&self.name, |record| {
+            record.committed = committed;
+            Ok::<(), std::convert::Infallible>(())
+        });
+        if let Err(error) = noted {
+            tracing::warn!(machine = %self.name, "cannot note the newest epoch in the state: {error}");
+        }
+    }
+
+    /// Reads a segment of the store from end to end, and marks the points that depend on what is damaged in it.
+    ///
+    /// # Errors
+    /// When there is no store, or its storage fails.
+    pub fn check_segment(&self, segment: u64) -> Result<mt_retention::Checked, MachineError> {
+        let catalogue = self.catalogue.lock().unwrap_or_else(PoisonError::into_inner);
+        self.with_store(|store| super::folder::check(&self.name, store, catalogue.as_ref(), segment))
+    }
+
     /// Waits until every complete epoch is on the disks.
     ///
     /// # Errors
@@ -225,6 +299,10 @@ impl Machine {
 
     /// Ends the applier; complete epochs that are not on the disks are brought there when the store is opened again.
     pub fn stop(&self) {
+        self.keep_catalogue();
+        self.note_committed();
+        // Closed in order it needs no write-ahead log beside it.
+        *self.catalogue.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.lock().stop = true;
         self.notify();
     }
@@ -247,21 +325,20 @@ impl Machine {
             }
             return !inner.stop;
         }
-        let policy = inner.policy;
         let Some(store) = inner.store.as_mut() else {
             return false;
         };
         let targets = self.targets();
         match store.apply_step(&targets, APPLY_BYTES) {
-            Ok(progress) if progress.up_to_date => {
-                self.hub.clear(ALARM_FULL, &self.name, Timestamp::now());
-                self.notify();
-            }
+            Ok(progress) if progress.up_to_date => self.notify(),
             Ok(_) => {}
             Err(error @ StoreError::Full { .. }) => {
-                if !super::points::make_room(store, &policy, Timestamp::now()) {
+                drop(inner);
+                let made = self.make_room();
+                inner = self.lock();
+                if !made {
                     inner.waits_for_room = true;
-                    self.raise_full(&error);
+                    self.raise_full(&mut inner, &error);
                     self.notify();
                 }
             }
@@ -301,15 +378,17 @@ impl Machine {
     }
 
     /// Tells that there is no room.
-    pub fn raise_full(&self, error: &StoreError) {
+    pub fn raise_full(&self, inner: &mut Inner, error: &StoreError) {
+        inner.is_full = true;
         self.hub.raise(Alarm {
             id: ALARM_FULL.to_owned(),
             subject: self.name.clone(),
             severity: Severity::Critical,
             text: error.to_string(),
-            hint: "grow the retention volume, delete recovery points, or lower the minimum age; no point is lost, and \
-                   replication waits"
-                .to_owned(),
+            hint: format!(
+                "replication waits, and no point is lost; {}",
+                error.hint().unwrap_or_default()
+            ),
             since: Timestamp::now(),
         });
     }
@@ -367,15 +446,6 @@ impl Machine {
                 why: why.to_owned(),
             })),
         }
-    }
-
-    /// The policy as it is stored.
-    pub fn stored_policy(&self) -> Policy {
-        self.hub
-            .state()
-            .machine(&self.name)
-            .map(|record| record.policy)
-            .unwrap_or_default()
     }
 
     /// Asks every disk who it is.

@@ -8,10 +8,14 @@
 //! reading by whoever writes for a source, and for writing by whoever raises the generation: when raising returns, no late
 //! write of an older session is under way and none can begin.
 
+pub mod catalogue;
 pub mod disk;
+pub mod dropping;
 pub mod error;
 pub mod exports;
 pub mod failover;
+pub mod folder;
+pub mod forecast;
 pub mod house;
 pub mod ingest;
 pub mod jobs;
@@ -19,4 +23,5 @@ pub mod machine;
 pub mod points;
 pub mod registry;
 pub mod roll;
+pub mod room;
 pub mod volume;

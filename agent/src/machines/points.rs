@@ -1,12 +1,13 @@
 //! Recovery points: which one is meant, and which ones may go.
 
 use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use mt_retention::{Consistency, EpochNumber, Origin, Point};
 
 use mt_retention::policy::{Policy as StorePolicy, WhenFull};
 
 use super::error::MachineError;
-use super::machine::FileStore;
 use crate::state::machines::Policy;
 
 /// What an operator can mean by a point.
@@ -20,7 +21,7 @@ pub enum Wanted {
     Epoch(u64),
     /// The newest that is not younger than this instant, by the source's clock.
     Time(Timestamp),
-    /// The newest of this name.
+    /// The one of this name.
     Name(String),
 }
 
@@ -40,7 +41,17 @@ impl Wanted {
         let time = text
             .parse()
             .or_else(|_| text.replacen(' ', "T", 1).parse::<Timestamp>());
-        time.map_or_else(|_| Self::Name(text.to_owned()), Self::Time)
+        if let Ok(time) = time {
+            return Self::Time(time);
+        }
+        // Without a zone it is what "points list" shows: UTC. A date alone is a name.
+        let civil = text
+            .contains(':')
+            .then(|| text.parse::<DateTime>().ok())
+            .flatten();
+        civil
+            .and_then(|civil| TimeZone::UTC.to_timestamp(civil).ok())
+            .map_or_else(|| Self::Name(text.to_owned()), Self::Time)
     }
 
     /// Checks the name that somebody gives to a point: it can be told from a number, a time and the words with a meaning.
@@ -80,7 +91,7 @@ impl Wanted {
                 .find(|point| good(point))
                 .map(|point| point.epoch)
         };
-        let Some((first, last)) = points.first().zip(points.last()) else {
+        let Some(first) = points.first() else {
             return Err(none(format!("machine {machine} has no recovery points"), list));
         };
         match self {
@@ -95,13 +106,24 @@ impl Wanted {
                 )
             }),
             Self::Epoch(number) => newest(&|point| point.epoch.0 == *number).ok_or_else(|| {
+                // Numbers have gaps: those of points that are no longer kept, and of epochs that came to nothing.
+                let below = points
+                    .iter()
+                    .rev()
+                    .map(|point| point.epoch.0)
+                    .find(|epoch| epoch < number);
+                let above = points
+                    .iter()
+                    .map(|point| point.epoch.0)
+                    .find(|epoch| epoch > number);
+                let nearest = match (below, above) {
+                    (Some(below), Some(above)) => format!("the nearest are {below} and {above}"),
+                    (Some(newest), None) => format!("the newest is {newest}"),
+                    (None, Some(oldest)) => format!("the oldest is {oldest}"),
+                    (None, None) => "it has none".to_owned(),
+                };
                 none(
-                    format!(
-                        "machine {machine} has no point {number}; it has {} points, {} to {}",
-                        points.len(),
-                        first.epoch,
-                        last.epoch
-                    ),
+                    format!("machine {machine} has no point {number}; {nearest}"),
                     "points are numbered for each machine; \"mt-agent points list\" shows them",
                 )
             }),
@@ -109,24 +131,49 @@ impl Wanted {
                 format!("{time} is in the future"),
                 "\"latest\" is the newest there is",
             )),
-            Self::Time(time) => newest(&|point| point.source_time_ms <= time.as_millisecond()).ok_or_else(|| {
-                none(
-                    format!(
-                        "machine {machine} has no point as old as {time}; the oldest is {} of {}",
-                        first.epoch,
-                        time_of(first.source_time_ms)
-                    ),
-                    list,
-                )
-            }),
+            Self::Time(time) => {
+                newest(&|point| point.source_time_ms <= time.as_millisecond()).ok_or_else(|| {
+                    none(
+                        format!(
+                            "machine {machine} has no point as old as {time}; the oldest is {} of {}",
+                            first.epoch,
+                            time_of(first.source_time_ms)
+                        ),
+                        list,
+                    )
+                })
+            }
             // Points without a name have none: an empty word, as of a shell variable that is not set, means nothing.
-            Self::Name(name) => newest(&|point| !name.is_empty() && point.name == *name).ok_or_else(|| {
-                none(
-                    format!("\"{name}\" is no point of machine {machine}: neither a number, nor a time, nor a name"),
-                    "give a number or a name that \"mt-agent points list\" shows, a time like 2026-03-02T10:14:07Z, \
-                     \"latest\" or \"before-failback\"",
-                )
-            }),
+            Self::Name(name) => {
+                let named: Vec<EpochNumber> = points
+                    .iter()
+                    .filter(|point| !name.is_empty() && point.name == *name)
+                    .map(|point| point.epoch)
+                    .collect();
+                let shown = name.escape_debug();
+                match named.as_slice() {
+                    [one] => Ok(*one),
+                    [] => Err(none(
+                        format!(
+                            "\"{shown}\" is no point of machine {machine}: neither a number, nor a time, nor a name"
+                        ),
+                        "give a number or a name that \"mt-agent points list\" shows, a time like 2026-03-02T10:14:07Z, \
+                         \"latest\" or \"before-failback\"",
+                    )),
+                    several => Err(none(
+                        format!(
+                            "{} points of machine {machine} are named \"{shown}\": {}",
+                            several.len(),
+                            several
+                                .iter()
+                                .map(EpochNumber::to_string)
+                                .collect::<Vec<_>>()
+                                .join(", ")
+                        ),
+                        "give the number of the one that is meant",
+                    )),
+                }
+            }
         }
     }
 }
@@ -145,22 +192,6 @@ pub fn in_words_of_store(policy: &Policy) -> StorePolicy {
         keep_daily_ms: millis(policy.daily_for),
         minimum_age_ms: millis(policy.minimum_age),
         when_full: WhenFull::Stop,
-    }
-}
-
-/// Makes room in a store that is full, as its policy allows. Says whether the call that found it full may be repeated.
-pub fn make_room(store: &mut FileStore, policy: &Policy, now: Timestamp) -> bool {
-    match store.make_room(now.as_millisecond(), &in_words_of_store(policy)) {
-        Ok(made) => {
-            for point in &made.dropped {
-                tracing::warn!("point {point} was dropped to make room");
-            }
-            !made.stopped
-        }
-        Err(error) => {
-            tracing::error!("cannot make room: {}", crate::target::app::chain(&error));
-            false
-        }
     }
 }
 
@@ -207,10 +238,10 @@ mod tests {
         let roll = Origin::Roll { to: EpochNumber(2) };
         let points = [
             point(0, 10, Origin::Initial, Consistency::Crash, "before-failback"),
-            point(2, 20, Origin::Source, Consistency::Application, "update"),
-            point(3, 30, Origin::Source, Consistency::FileSystem, "update"),
-            point(5, 40, Origin::Source, Consistency::Crash, ""),
-            point(6, 50, roll, Consistency::Application, ""),
+            point(2, 20, Origin::Source, Consistency::Application, "first update"),
+            point(3, 30, Origin::Source, Consistency::FileSystem, "second update"),
+            point(5, 40, Origin::Source, Consistency::Crash, "nightly"),
+            point(6, 50, roll, Consistency::Application, "nightly"),
         ];
         let now = time_of(60 * 60_000);
         let find = |text: &str| Wanted::parse(text).find("db01", points.iter(), now);
@@ -222,17 +253,24 @@ mod tests {
             ("before-failback", 0),
             ("0", 0),
             ("6", 6),
-            ("update", 3),
+            ("first update", 2),
+            ("second update", 3),
             ("1970-01-01T00:20:00Z", 2),
             ("1970-01-01 00:29:59Z", 2),
+            ("1970-01-01T00:30:00", 3),
+            ("1970-01-01 00:20", 2),
             ("1970-01-01T02:30:00+02:00", 3),
             ("1970-01-01T00:59:59Z", 6),
         ] {
             assert_eq!(find(text).unwrap().0, epoch, "{text}");
         }
         for (text, words) in [
-            ("1", "5 points, 0 to 6"),
-            ("7", "no point 7"),
+            ("1", "nearest are 0 and 2"),
+            ("4", "nearest are 3 and 5"),
+            ("7", "the newest is 6"),
+            ("nightly", "2 points of machine db01 are named \"nightly\": 5, 6"),
+            ("\x1b[2J", "\\u{1b}[2J"),
+            ("1970-01-01", "neither"),
             ("-1", "neither"),
             ("yesterday", "neither"),
             ("1970-01-01T01:00:01Z", "in the future"),

@@ -108,11 +108,11 @@ impl Machine {
                 tags: Vec::new(),
             }
         };
-        let mut roll = self.with_store(|store| {
+        let mut roll = self.with_room(|store| {
             store.begin_roll(to, spec("before the roll".to_owned(), Consistency::Crash))
         })?;
         let copied = loop {
-            let step = self.with_store(|store| store.roll_step(&mut roll, STEP_BYTES));
+            let step = self.with_room(|store| store.roll_step(&mut roll, STEP_BYTES));
             let step = step.and_then(|step| {
                 progress(Progress {
                     stage: Stage::Copying,
@@ -126,7 +126,7 @@ impl Machine {
                 Ok(_) => {}
                 Err(error) => {
                     self.abandon();
-                    return Err(error);
+                    return Err(self.not_taken(error));
                 }
             }
         };
@@ -141,12 +141,12 @@ impl Machine {
             name
         };
         let made =
-            self.with_store(|store| store.finish_roll(&roll, spec(format!("rolled to {name}"), consistency)));
+            self.with_room(|store| store.finish_roll(&roll, spec(format!("rolled to {name}"), consistency)));
         let made = match made {
             Ok(made) => made,
             Err(error) => {
                 self.abandon();
-                return Err(error);
+                return Err(self.not_taken(error));
             }
         };
         self.notify();

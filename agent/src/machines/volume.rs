@@ -10,17 +10,20 @@
 //!   machines/NAME/                  the store of one machine, see the crate mt-retention
 //! ```
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::error::MachineError;
+use crate::error::ExitCode;
 use crate::state::State;
 
 /// Name of the mark.
 const MARK: &str = "master-target-retention.json";
+/// Its name until it is whole.
+const NEW_MARK: &str = "master-target-retention.json.new";
 /// Longest mark that is read, bytes.
 const MARK_BYTES_MAX: u64 = 4096;
 const FORMAT: u32 = 1;
@@ -63,22 +66,24 @@ impl Space {
 /// When the folder holds something, belongs to another appliance, or cannot be written.
 pub fn init(folder: &Path, state: &State) -> Result<(Volume, bool), MachineError> {
     let known = state.retention_volume()?;
-    std::fs::create_dir_all(folder).map_err(|source| io("make the folder", folder, source))?;
     if let Some(mark) = read(folder)? {
         if known.as_ref() == Some(&mark.id) {
             return Ok((volume(folder, mark.id), false));
         }
         return Err(wrong(
+            ExitCode::Refused,
             folder,
             format!("it is the volume {} of another appliance", mark.id),
             "give an empty folder or disk; a volume of another appliance is not taken over",
         ));
     }
+    std::fs::create_dir_all(folder).map_err(|source| io("make the folder", folder, source))?;
     let entries = std::fs::read_dir(folder).map_err(|source| io("read", folder, source))?;
     for entry in entries {
         let entry = entry.map_err(|source| io("read", folder, source))?;
-        if entry.file_name() != "lost+found" {
+        if entry.file_name() != "lost+found" && entry.file_name() != NEW_MARK {
             return Err(wrong(
+                ExitCode::Refused,
                 folder,
                 format!(
                     "it holds something already: {}",
@@ -90,6 +95,7 @@ pub fn init(folder: &Path, state: &State) -> Result<(Volume, bool), MachineError
     }
     if let Some(known) = known {
         return Err(wrong(
+            ExitCode::Refused,
             folder,
             format!("this appliance has the volume {known} already, and its points are there"),
             "mount that one; to begin with a new one, remove the machines' pairs first",
@@ -97,23 +103,26 @@ pub fn init(folder: &Path, state: &State) -> Result<(Volume, bool), MachineError
     }
     let id = crate::random::id().map_err(|source| io("read random bytes for", folder, source))?;
     let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
-    // 1. The machines' folder, 2. the mark, 3. the note in the state. A crash in between leaves an empty folder with or
-    // without a mark; with one it is taken for another appliance's, and removing the mark is all there is to do.
-    let machines = folder.join("machines");
-    std::fs::create_dir_all(&machines).map_err(|source| io("make", &machines, source))?;
+    // 1. The mark, as a whole or not at all, 2. the note in the state. A crash in between leaves a mark that is taken for
+    // another appliance's, and removing it is all there is to do.
     let text = serde_json::to_vec(&Mark {
         format: FORMAT,
         id: id.clone(),
     })
     .map_err(|source| io("encode the mark of", folder, source.into()))?;
-    let path = folder.join(MARK);
+    let (path, new) = (folder.join(MARK), folder.join(NEW_MARK));
     let write = || {
-        let mut file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+        let mut file = File::create(&new)?;
         file.write_all(&text)?;
         file.sync_all()?;
+        std::fs::rename(&new, &path)?;
         File::open(folder)?.sync_all()
     };
-    write().map_err(|source| io("write", &path, source))?;
+    write().map_err(|source| {
+        // What a full volume took of it would be in the way of the next try.
+        let _ = std::fs::remove_file(&new);
+        io("write", &path, source)
+    })?;
     state.set_retention_volume(&id)?;
     Ok((volume(folder, id), true))
 }
@@ -125,6 +134,7 @@ pub fn init(folder: &Path, state: &State) -> Result<(Volume, bool), MachineError
 pub fn check(folder: &Path, state: &State) -> Result<Volume, MachineError> {
     let Some(known) = state.retention_volume()? else {
         return Err(wrong(
+            ExitCode::Refused,
             folder,
             "it has not been set up".to_owned(),
             "run \"mt-agent retention init\"",
@@ -132,11 +142,13 @@ pub fn check(folder: &Path, state: &State) -> Result<Volume, MachineError> {
     };
     match read(folder)? {
         None => Err(wrong(
+            ExitCode::DiskMissing,
             folder,
             format!("the volume {known} is not there: the folder has no mark"),
             "mount it; nothing is written below a mount point where nothing is mounted",
         )),
         Some(mark) if mark.id != known => Err(wrong(
+            ExitCode::DiskMissing,
             folder,
             format!("it is the volume {}, this appliance has {known}", mark.id),
             "mount the volume that belongs to this appliance",
@@ -145,6 +157,7 @@ pub fn check(folder: &Path, state: &State) -> Result<Volume, MachineError> {
             let volume = volume(folder, mark.id);
             if is_read_only(folder)? {
                 return Err(wrong(
+                    ExitCode::DiskMissing,
                     folder,
                     "it is read-only".to_owned(),
                     "the kernel does that after an error: check the log and the disk, then mount it anew",
@@ -152,6 +165,22 @@ pub fn check(folder: &Path, state: &State) -> Result<Volume, MachineError> {
             }
             Ok(volume)
         }
+    }
+}
+
+/// The volume in a folder, whoever's it is, for looking only.
+///
+/// # Errors
+/// When there is none, or its mark cannot be read.
+pub fn look(folder: &Path) -> Result<Volume, MachineError> {
+    match read(folder)? {
+        Some(mark) => Ok(volume(folder, mark.id)),
+        None => Err(wrong(
+            ExitCode::DiskMissing,
+            folder,
+            "there is no retention volume: the folder has no mark".to_owned(),
+            "mount the volume, or name another folder with --folder",
+        )),
     }
 }
 
@@ -183,6 +212,47 @@ impl Volume {
         }
         self.folder.join("machines").join(file)
     }
+
+    /// Names of the machines that have a folder on the volume, in order.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub fn machines(&self) -> Result<Vec<String>, MachineError> {
+        let path = self.folder.join("machines");
+        let list = || -> std::io::Result<Vec<String>> {
+            let mut names = Vec::new();
+            let entries = match std::fs::read_dir(&path) {
+                // Made with the first store.
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(names),
+                entries => entries?,
+            };
+            for entry in entries {
+                let name = unescaped(&entry?.file_name().to_string_lossy());
+                // Only what this program would have written: other folders are somebody else's.
+                names.extend(name.filter(|name| self.machine(name).is_dir()));
+            }
+            names.sort();
+            Ok(names)
+        };
+        list().map_err(|source| io("list", &path, source))
+    }
+}
+
+/// The name of a machine of its folder.
+fn unescaped(file: &str) -> Option<String> {
+    let mut bytes = Vec::new();
+    let mut rest = file.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        if *first == b'%' {
+            let (digits, after) = after.split_at_checked(2)?;
+            bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
+            rest = after;
+        } else {
+            bytes.push(*first);
+            rest = after;
+        }
+    }
+    String::from_utf8(bytes).ok()
 }
 
 fn is_read_only(folder: &Path) -> Result<bool, MachineError> {
@@ -215,6 +285,7 @@ fn read(folder: &Path) -> Result<Option<Mark>, MachineError> {
     }
     let mark: Mark = serde_json::from_str(&text).map_err(|error| {
         wrong(
+            ExitCode::Retention,
             folder,
             format!("its mark cannot be read: {error}"),
             "restore the mark from a backup; the stores beside it are not touched",
@@ -222,6 +293,7 @@ fn read(folder: &Path) -> Result<Option<Mark>, MachineError> {
     })?;
     if mark.format != FORMAT {
         return Err(wrong(
+            ExitCode::Retention,
             folder,
             format!("its mark has form {}, this agent knows {FORMAT}", mark.format),
             "run the newer agent again",
@@ -237,11 +309,12 @@ fn volume(folder: &Path, id: String) -> Volume {
     }
 }
 
-fn wrong(folder: &Path, found: String, hint: &str) -> MachineError {
+fn wrong(exit_code: ExitCode, folder: &Path, found: String, hint: &str) -> MachineError {
     MachineError::Volume {
         path: folder.to_owned(),
         found,
         hint: hint.to_owned(),
+        exit_code,
     }
 }
 
@@ -334,6 +407,11 @@ mod tests {
             ("a%2eb", "/r/machines/a%252eb"),
         ] {
             assert_eq!(volume.machine(name), Path::new(folder));
+            let file = Path::new(folder).file_name().unwrap().to_str().unwrap();
+            assert_eq!(unescaped(file).as_deref(), Some(name));
+        }
+        for file in ["%", "%2", "%zz", "%ff"] {
+            assert_eq!(unescaped(file), None);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use mt_identity::Code;
 use mt_wire::limits::HELLO_SIZE;
 use mt_wire::version::{VERSION_MAX, VERSION_MIN, negotiate};
 use mt_wire::{ErrorCode, Hello, HelloReply, Role, WireError};
@@ -38,7 +39,7 @@ pub enum HelloError {
         peer_max: u16,
     },
     /// The peer refused.
-    #[error("peer refused the session: {}", .0.word())]
+    #[error("peer refused the session: {}", words(*.0))]
     Refused(ErrorCode),
     /// The peer accepted something that was not offered.
     #[error("peer chose protocol version {0}, which was not offered")]
@@ -46,6 +47,14 @@ pub enum HelloError {
     /// The peer is not what it should be.
     #[error("peer is a {0:?}, not a source or relay")]
     Role(Role),
+}
+
+/// The words for a code that comes without a text: those about who the peer is are the same on every port.
+fn words(code: ErrorCode) -> String {
+    match Code::from_number(code.number()) {
+        Code::Other(_) => code.word().to_owned(),
+        known => known.to_string(),
+    }
 }
 
 /// Greets a target, waits for its answer, and gives the version that both speak.

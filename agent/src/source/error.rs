@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use mt_blockdev::device::DeviceError;
+use mt_identity::Code;
 use mt_wire::{ErrorCode, Refusal};
 
 use crate::error::{ExitCode, Explain};
+use crate::identity::membership::MembershipError;
 use crate::net::hello::HelloError;
 use crate::net::pump::PumpError;
 
@@ -56,6 +58,27 @@ pub enum SourceError {
         target: String,
         /// The cause.
         source: HelloError,
+    },
+    /// TLS does not come about: one of the two is not who the other expects.
+    #[error("target {target}: {text}; nothing was sent")]
+    Tls {
+        /// As given.
+        target: String,
+        /// What happened.
+        text: String,
+        /// What to do.
+        hint: String,
+    },
+    /// This machine has no certificate that it could show.
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
+    /// Without TLS only this machine may be reached.
+    #[error("will not send to {target} without TLS: {address} is not this machine")]
+    PlainElsewhere {
+        /// As given.
+        target: String,
+        /// What it leads to.
+        address: std::net::SocketAddr,
     },
     /// The target refused, and said why.
     #[error("target refused ({code}): {text}", code = .0.code.word(), text = .0.text)]
@@ -144,6 +167,18 @@ impl Explain for SourceError {
                 source: HelloError::Version { .. },
                 ..
             } => "bring both agents to versions that overlap",
+            Self::Hello {
+                source: HelloError::Refused(code),
+                ..
+            } => match Code::from_number(code.number()) {
+                Code::Other(_) => "see \"mt-agent status\" on the target",
+                known => known.hint(),
+            },
+            Self::Tls { hint, .. } => hint,
+            Self::Membership(error) => return error.hint(),
+            Self::PlainElsewhere { .. } => {
+                "leave --plain away, and register this machine: mt-agent register --target HOST"
+            }
             Self::Hello { .. } => "check that the address is that of a master target's data port",
             Self::Lost { .. } | Self::Interrupted { .. } => {
                 "run the same command again: it goes on where it was"
@@ -169,7 +204,11 @@ impl Explain for SourceError {
                 _ => ExitCode::Peer,
             },
             Self::Lost { .. } | Self::Interrupted { .. } => ExitCode::PartlyDone,
-            Self::Connect { .. } | Self::Hello { .. } | Self::Violation(_) => ExitCode::Peer,
+            Self::Connect { .. } | Self::Hello { .. } | Self::Tls { .. } | Self::Violation(_) => {
+                ExitCode::Peer
+            }
+            Self::Membership(error) => error.exit_code(),
+            Self::PlainElsewhere { .. } => ExitCode::Refused,
             Self::Marks { .. } | Self::StateFolder { .. } | Self::Internal(_) => ExitCode::Unexpected,
         }
     }

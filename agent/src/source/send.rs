@@ -17,8 +17,10 @@ use super::marks::{Confirmed, Key, Mark, Marks};
 use super::report::{Audience, Numbers, Report, Teller};
 use super::session::{Ended, Session};
 use crate::epochs::source::Plan;
-use crate::net::hello::greet;
+use crate::identity::membership::Membership;
+use crate::net::hello::{HelloError, greet};
 use crate::net::pump::{PumpError, WireBytes};
+use crate::net::tls::{self, Stream};
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,6 +33,15 @@ const BUSY_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The same for an epoch: the target may be making room after the one before.
 const EPOCH_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How to speak to a target.
+#[derive(Debug, Clone)]
+pub enum Channel {
+    /// As the machine that is registered in the state folder.
+    Registered,
+    /// Without TLS, to a laboratory's target on this machine.
+    Plain,
+}
 
 /// What is to be done.
 #[derive(Debug, Clone)]
@@ -51,6 +62,8 @@ pub struct Order {
     pub rate: Option<u64>,
     /// How long to go on trying after a connection was lost, without progress.
     pub retry_for: Duration,
+    /// How to speak to the target.
+    pub channel: Channel,
     /// Who reads what is told.
     pub audience: Audience,
 }
@@ -189,17 +202,15 @@ async fn attempt(
         target: order.target.clone(),
         source,
     };
-    let mut stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(&order.target))
+    let socket = timeout(CONNECT_TIMEOUT, TcpStream::connect(&order.target))
         .await
         .map_err(|_| connect(std::io::ErrorKind::TimedOut.into()))?
         .map_err(connect)?;
-    stream.set_nodelay(true).map_err(connect)?;
+    socket.set_nodelay(true).map_err(connect)?;
+    let mut stream = secured(order, socket, teller).await?;
     let version = greet(&mut stream, random_id()?)
         .await
-        .map_err(|source| SourceError::Hello {
-            target: order.target.clone(),
-            source,
-        })?;
+        .map_err(|source| no_hello(order, source))?;
     if order.mode == Mode::Epoch && version < 2 {
         return Err(SourceError::Refused(mt_wire::Refusal {
             code: ErrorCode::VersionUnsupported,
@@ -252,6 +263,40 @@ async fn attempt(
         numbers.durable = numbers.size;
     }
     Ok(ended)
+}
+
+/// The connection as the order wants it spoken on.
+async fn secured(order: &Order, socket: TcpStream, teller: &mut Teller) -> Result<Stream, SourceError> {
+    let target = order.target.clone();
+    if let Channel::Plain = order.channel {
+        let address = socket.peer_addr().map_err(|source| SourceError::Connect {
+            target: target.clone(),
+            source,
+        })?;
+        if !address.ip().is_loopback() {
+            return Err(SourceError::PlainElsewhere { target, address });
+        }
+        return Ok(Stream::Plain(socket));
+    }
+    let membership = Membership::in_folder(&order.state_folder);
+    let config = membership.connect(|text| teller.notice(text)).await?;
+    let handshake = timeout(CONNECT_TIMEOUT, tls::connect(socket, config)).await;
+    let handshake = handshake.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+    let stream = handshake.map_err(|error| no_hello(order, HelloError::Io(error)))?;
+    Ok(Stream::Secure(Box::new(stream)))
+}
+
+/// What kept the two from understanding each other: in TLS 1.3 a server refuses behind the handshake, so that it may
+/// show as late as in the hello.
+fn no_hello(order: &Order, source: HelloError) -> SourceError {
+    let target = order.target.clone();
+    if let HelloError::Io(error) = &source
+        && let Some((text, hint)) = tls::explain_io(error)
+    {
+        let hint = hint.to_owned();
+        return SourceError::Tls { target, text, hint };
+    }
+    SourceError::Hello { target, source }
 }
 
 /// What the session is for, with what is remembered of the last one.

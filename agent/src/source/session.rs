@@ -10,7 +10,6 @@ use mt_blockdev::device::DeviceError;
 use mt_wire::limits::{BLOCK_SIZE, HELLO_SIZE, REGION_SIZE, REGION_WINDOW_MAX, SUB_BLOCK_SIZE};
 use mt_wire::message::sub_block_count;
 use mt_wire::{EpochDurable, Extent, Message};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -24,6 +23,7 @@ use crate::io::disk_threads::DiskThreads;
 use crate::io::region::{self, Content};
 use crate::net::pump::{Incoming, Outgoing, PumpError, WireBytes, read_frames, write_frames};
 use crate::net::rate::TokenBucket;
+use crate::net::tls::Stream;
 use crate::seeding::differences::Differences;
 use crate::seeding::digest::{self, Block};
 use crate::seeding::region_len;
@@ -93,7 +93,7 @@ impl Session {
     /// # Errors
     /// When no thread can be started.
     pub fn start(
-        stream: TcpStream,
+        stream: Stream,
         purpose: Purpose,
         images: &[Image],
         rate: Option<u64>,

@@ -18,10 +18,12 @@ pub struct MachineRecord {
     pub to: Option<u64>,
     /// The newest epoch before the failover rolled: where "cancel" goes back to.
     pub before: Option<u64>,
-    /// The job that carries the failover out.
-    pub job: Option<i64>,
+    /// Points that the failover pinned, and that were not pinned before.
+    pub pinned: Vec<u64>,
     /// Until when what is needed to undo a committed failover is kept.
     pub undo_until: Option<Timestamp>,
+    /// Whether what was kept for that is gone.
+    pub undo_ended: bool,
     /// Why the last step failed.
     pub failure: Option<String>,
     /// Points are kept by this.
@@ -30,6 +32,10 @@ pub struct MachineRecord {
     pub group: Option<String>,
     /// Identity of the retention store, in hexadecimal digits.
     pub store: Option<String>,
+    /// An epoch that is complete in that store, the newest or one from a moment ago: a store that ends before it was set back.
+    pub committed: u64,
+    /// Whether its store was dropped, and may still be there: it is removed before another is made, and never used again.
+    pub dropped: bool,
 }
 
 impl Default for MachineRecord {
@@ -38,12 +44,15 @@ impl Default for MachineRecord {
             failover: table::State::Replicating,
             to: None,
             before: None,
-            job: None,
+            pinned: Vec::new(),
             undo_until: None,
+            undo_ended: false,
             failure: None,
             policy: Policy::default(),
             group: None,
             store: None,
+            committed: 0,
+            dropped: false,
         }
     }
 }
@@ -62,6 +71,8 @@ pub struct Policy {
     pub minimum_age: u64,
     /// Most bytes that the machine's store may take; 0 for as many as the volume has.
     pub space: u64,
+    /// An alarm is raised when the newest epoch is older than this, seconds; 0 for never.
+    pub late_after: u64,
 }
 
 impl Default for Policy {
@@ -73,6 +84,7 @@ impl Default for Policy {
             daily_for: 30 * 24 * HOUR,
             minimum_age: HOUR,
             space: 0,
+            late_after: 0,
         }
     }
 }
@@ -158,6 +170,17 @@ impl State {
                     Ok(u64::try_from(next).unwrap_or(0))
                 })
         })
+    }
+
+    /// Raises the generation of all pairs of a machine to at least this, durably.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn raise_generation_to(&self, machine: &str, generation: u64) -> Result<(), StateError> {
+        self.execute(
+            "UPDATE pair SET generation = MAX(generation, ?2) WHERE machine = ?1",
+            params![machine, i64::try_from(generation).unwrap_or(i64::MAX)],
+        )
     }
 
     /// Identity of the retention volume that was set up.

@@ -36,6 +36,7 @@ fn job() -> Job {
         ended: None,
         error: None,
         hint: None,
+        exit_code: None,
     }
 }
 

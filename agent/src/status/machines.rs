@@ -6,7 +6,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use jiff::{SignedDuration, Timestamp};
-use mt_retention::Origin;
+use mt_retention::{Origin, StoreError};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -16,13 +16,18 @@ use crate::failover::table;
 use crate::machines::error::MachineError;
 use crate::machines::exports::Exported;
 use crate::machines::failover::Answer;
-use crate::machines::machine::{FileStore, Machine};
+use crate::machines::machine::FileStore;
 use crate::machines::points::{Wanted, in_words_of_store, time_of};
 use crate::machines::volume;
 use crate::model::Job;
 use crate::state::machines::{MachineRecord, Policy};
 
 type Shared = State<Arc<Service>>;
+
+/// Longest time that a policy, or the keeping of an undo, may have, seconds: ten years.
+const SPAN_MAX: u64 = 3650 * 86_400;
+/// Least space of a store, bytes: its smallest segments are of 1 MiB, and it needs eight.
+const SPACE_MIN: u64 = 8 << 20;
 
 /// The retention volume.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -39,6 +44,12 @@ pub struct RetentionDoc {
     pub total: u64,
     /// What can still be written, bytes.
     pub free: u64,
+    /// Seconds until it is full at the pace of `forecast_over`; none while it does not grow or too little is known.
+    #[serde(default)]
+    pub seconds_to_full: Option<u64>,
+    /// Seconds that the forecast rests on; none before there is one.
+    #[serde(default)]
+    pub forecast_over: Option<u64>,
     /// Whether this request set it up.
     #[serde(default)]
     pub made: bool,
@@ -102,6 +113,9 @@ pub struct StoreDoc {
     pub capacity: u64,
     /// Segments of the log.
     pub segments: u64,
+    /// Points that cannot be reached.
+    #[serde(default)]
+    pub points_damaged: u64,
     /// Damage that was found.
     pub damage: Vec<String>,
     /// Why nothing is acknowledged any more.
@@ -184,8 +198,9 @@ pub struct ExportRequest {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CommitRequest {
-    /// For how long it can be undone, seconds.
-    pub keep_undo: u64,
+    /// For how long it can be undone, seconds; 72 hours unless told otherwise. Said again it counts anew from then.
+    #[serde(default)]
+    pub keep_undo: Option<u64>,
 }
 
 /// Changes what is set for a machine; what is left out stays.
@@ -237,6 +252,10 @@ pub struct ActDoc {
     pub already: bool,
     /// The job that carries it out.
     pub job: Option<Job>,
+    /// Until when a committed failover can be undone.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    #[serde(default)]
+    pub undo_until: Option<Timestamp>,
 }
 
 impl From<MachineError> for ApiError {
@@ -256,7 +275,7 @@ fn export_doc(exported: Exported) -> ExportDoc {
     }
 }
 
-fn retention_doc(service: &Service, made: bool) -> RetentionDoc {
+pub(super) fn retention_doc(service: &Service, made: bool) -> RetentionDoc {
     let machines = &service.target.machines;
     let folder = machines.retention();
     let (id, problem) = match machines.volume() {
@@ -264,6 +283,7 @@ fn retention_doc(service: &Service, made: bool) -> RetentionDoc {
         Err(error) => (None, Some(error.to_string())),
     };
     let space = folder.and_then(|folder| volume::space(folder).ok());
+    let forecast = space.and_then(|space| machines.forecast().to_full(space.total));
     RetentionDoc {
         schema: SCHEMA,
         folder: folder.map(|folder| folder.display().to_string()),
@@ -271,6 +291,8 @@ fn retention_doc(service: &Service, made: bool) -> RetentionDoc {
         problem,
         total: space.map_or(0, |space| space.total),
         free: space.map_or(0, |space| space.free),
+        seconds_to_full: forecast.and_then(|forecast| forecast.seconds),
+        forecast_over: forecast.map(|forecast| forecast.over),
         made,
     }
 }
@@ -316,7 +338,7 @@ pub async fn machines(State(service): Shared) -> Result<Json<MachinesDoc>, ApiEr
     }))
 }
 
-fn machine_docs(service: &Service) -> Result<Vec<MachineDoc>, MachineError> {
+pub(super) fn machine_docs(service: &Service) -> Result<Vec<MachineDoc>, MachineError> {
     let machines = &service.target.machines;
     let state = machines.hub().state();
     let mut docs: Vec<MachineDoc> = Vec::new();
@@ -368,6 +390,10 @@ fn store_doc(store: &FileStore, failed: Option<String>) -> StoreDoc {
         used: status.used,
         capacity: status.capacity,
         segments: status.segments,
+        points_damaged: store
+            .points()
+            .filter(|point| store.damage_of(point.epoch).is_some())
+            .count() as u64,
         damage: status.damage,
         stopped: failed.or(status.latched),
     }
@@ -434,10 +460,8 @@ pub async fn pin_point(
     body: Body,
 ) -> Result<Json<PointsDoc>, ApiError> {
     let PinRequest { pinned } = read_json(body).await?;
-    change_point(service, name, point, move |machine, store, epoch| {
-        store
-            .set_pinned(epoch, pinned)
-            .map_err(|source| machine.store_error(source))
+    change_point(service, name, point, move |store, epoch, _| {
+        store.set_pinned(epoch, pinned)
     })
     .await
 }
@@ -451,13 +475,14 @@ pub async fn delete_point(
     State(service): Shared,
     Path((name, point)): Path<(String, String)>,
 ) -> Result<Json<PointsDoc>, ApiError> {
-    change_point(service, name, point, |machine, store, epoch| {
+    change_point(service, name, point, |store, epoch, policy| {
         // A source that was taken over must not be able to have the points from before deleted early: the minimum age holds for
         // everybody.
-        let policy = in_words_of_store(&machine.stored_policy());
-        store
-            .delete_point(epoch, Timestamp::now().as_millisecond(), &policy)
-            .map_err(|source| machine.store_error(source))
+        store.delete_point(
+            epoch,
+            Timestamp::now().as_millisecond(),
+            &in_words_of_store(policy),
+        )
     })
     .await
 }
@@ -466,22 +491,27 @@ async fn change_point(
     service: Arc<Service>,
     name: String,
     point: String,
-    work: impl FnOnce(&Machine, &mut FileStore, mt_retention::EpochNumber) -> Result<(), MachineError>
+    work: impl FnOnce(&mut FileStore, mt_retention::EpochNumber, &Policy) -> Result<(), StoreError>
     + Send
     + 'static,
 ) -> Result<Json<PointsDoc>, ApiError> {
     let points = blocking({
         let name = name.clone();
         move || {
-            let machine = service.target.machines.open(&name)?;
-            let mut inner = machine.lock();
-            let store = inner
-                .store
-                .as_mut()
-                .ok_or_else(|| MachineError::NoStore(name.clone()))?;
-            let epoch = Wanted::parse(&point).find(&name, store.points(), Timestamp::now())?;
-            work(&machine, store, epoch)?;
-            Ok::<_, MachineError>(point_docs(store))
+            let machines = &service.target.machines;
+            let policy = machines.hub().state().machine(&name)?.policy;
+            let points = machines.with_store(&name, |store| {
+                let epoch = Wanted::parse(&point).find(&name, store.points(), Timestamp::now())?;
+                work(store, epoch, &policy).map_err(|source| MachineError::Store {
+                    machine: name.clone(),
+                    source,
+                })?;
+                Ok(point_docs(store))
+            })?;
+            if let Some(machine) = machines.get(&name) {
+                machine.reclaim()?;
+            }
+            Ok::<_, MachineError>(points)
         }
     })
     .await?;
@@ -533,18 +563,19 @@ pub async fn remove_export(State(service): Shared, Path(id): Path<u64>) -> Json<
     exports(State(service)).await
 }
 
-fn act_doc(name: &str, answer: Answer, state: table::State) -> ActDoc {
-    let (already, job, failover) = match answer {
-        Answer::Job(job) => (false, Some(job), state),
-        Answer::Done(record) => (false, None, record.failover),
-        Answer::Already(record) => (true, None, record.failover),
+fn act_doc(name: &str, answer: Answer, now: MachineRecord) -> ActDoc {
+    let (already, job, record) = match answer {
+        Answer::Job(job) => (false, Some(job), now),
+        Answer::Done(record) => (false, None, record),
+        Answer::Already(record) => (true, None, record),
     };
     ActDoc {
         schema: SCHEMA,
         machine: name.to_owned(),
-        failover,
+        failover: record.failover,
         already,
         job,
+        undo_until: record.undo_until,
     }
 }
 
@@ -555,8 +586,8 @@ async fn act(
 ) -> Result<Json<ActDoc>, ApiError> {
     let doc = blocking(move || {
         let answer = work(&service, &name)?;
-        let MachineRecord { failover, .. } = service.target.machines.hub().state().machine(&name)?;
-        Ok::<_, MachineError>(act_doc(&name, answer, failover))
+        let now = service.target.machines.hub().state().machine(&name)?;
+        Ok::<_, MachineError>(act_doc(&name, answer, now))
     });
     Ok(Json(doc.await?))
 }
@@ -612,7 +643,10 @@ pub async fn commit(
     body: Body,
 ) -> Result<Json<ActDoc>, ApiError> {
     let CommitRequest { keep_undo } = read_json(body).await?;
-    let keep = SignedDuration::from_secs(i64::try_from(keep_undo).unwrap_or(i64::MAX));
+    if keep_undo.is_some_and(|seconds| seconds > SPAN_MAX) {
+        return Err(too_long("the time for which it can be undone").into());
+    }
+    let keep = keep_undo.map(|seconds| SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX)));
     act(service, name, move |service, name| {
         service.target.failovers.commit(name, keep)
     })
@@ -638,11 +672,56 @@ pub async fn undo(State(service): Shared, Path(name): Path<String>) -> Result<Js
     act(service, name, |service, name| service.target.failovers.undo(name)).await
 }
 
+/// Begins anew after a failover that is final or failed: a new generation, without the points of before, by a job.
+#[utoipa::path(post, path = "/v1/machines/{machine}/reprotect", params(("machine" = String, Path)), responses(
+    (status = 200, body = ActDoc), (status = 403, body = ErrorDoc), (status = 409, body = ErrorDoc),
+    (status = 500, body = ErrorDoc)))]
+pub async fn reprotect(State(service): Shared, Path(name): Path<String>) -> Result<Json<ActDoc>, ApiError> {
+    act(service, name, |service, name| {
+        service.target.failovers.reprotect(name)
+    })
+    .await
+}
+
+fn too_long(what: &str) -> MachineError {
+    MachineError::refused(
+        "too-long",
+        format!("{what} is longer than {} days", SPAN_MAX / 86_400),
+        "points are for coming home, not for an archive: give a shorter time",
+    )
+}
+
+/// What no policy can mean.
+fn check_policy(policy: &Policy) -> Result<(), MachineError> {
+    for (what, seconds) in [
+        ("the time for which every point is kept", policy.all_for),
+        ("the time for which one point an hour is kept", policy.hourly_for),
+        ("the time for which one point a day is kept", policy.daily_for),
+        ("the minimum age", policy.minimum_age),
+        ("the time after which an epoch is late", policy.late_after),
+    ] {
+        if seconds > SPAN_MAX {
+            return Err(too_long(what));
+        }
+    }
+    if policy.space > 0 && policy.space < SPACE_MIN {
+        return Err(MachineError::refused(
+            "too-little-space",
+            format!(
+                "a retention store cannot work with {} bytes: it needs {SPACE_MIN}",
+                policy.space
+            ),
+            "give it more, or 0 for as much as the volume has",
+        ));
+    }
+    Ok(())
+}
+
 /// Changes the policy or the group of a machine.
 #[utoipa::path(post, path = "/v1/machines/{machine}/settings", request_body = SettingsRequest,
     params(("machine" = String, Path)), responses(
     (status = 200, body = MachinesDoc), (status = 400, body = ErrorDoc), (status = 403, body = ErrorDoc),
-    (status = 500, body = ErrorDoc)))]
+    (status = 409, body = ErrorDoc), (status = 500, body = ErrorDoc)))]
 pub async fn settings(
     State(service): Shared,
     Path(name): Path<String>,
@@ -652,6 +731,9 @@ pub async fn settings(
     let machines = blocking(move || {
         let machines = &service.target.machines;
         machines.pairs_of(&name)?;
+        if let Some(policy) = &request.policy {
+            check_policy(policy)?;
+        }
         let changed = machines.hub().state().change_machine(&name, |record| {
             if let Some(policy) = request.policy {
                 record.policy = policy;
@@ -663,7 +745,13 @@ pub async fn settings(
         })?;
         let Ok(policy) = changed;
         if let Some(machine) = machines.get(&name) {
-            machine.lock().policy = policy;
+            let mut inner = machine.lock();
+            inner.policy = policy;
+            inner.is_full = false;
+            if let Some(store) = &mut inner.store {
+                store.set_capacity(policy.space);
+            }
+            drop(inner);
             machine.notify();
         }
         machine_docs(&service).map(|docs| docs.into_iter().filter(|doc| doc.machine == name).collect())
@@ -681,8 +769,12 @@ pub async fn settings(
     (status = 500, body = ErrorDoc)))]
 pub async fn reset(State(service): Shared, Path(name): Path<String>) -> Result<Json<ActDoc>, ApiError> {
     act(service, name, |service, name| {
-        service.target.machines.pairs_of(name)?;
-        service.target.machines.reset(name)?;
+        let machines = &service.target.machines;
+        // The store of a machine whose pairs were removed can be dropped as well.
+        if machines.hub().state().machine(name)?.store.is_none() {
+            machines.pairs_of(name)?;
+        }
+        machines.reset(name)?;
         Ok(Answer::Done(service.target.machines.hub().state().machine(name)?))
     })
     .await

@@ -10,6 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::machines::{MachineDoc, RetentionDoc};
 use super::model::{PairDoc, PairPhase, SeverityDoc, StatusDoc};
 
 /// Content type of the text.
@@ -44,11 +45,27 @@ struct OfOutcome {
     outcome: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfMachine {
+    machine: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfAlarm {
+    id: String,
+    subject: String,
+    severity: &'static str,
+}
+
 /// The text of a scrape.
 ///
 /// # Errors
 /// None that was ever seen; the encoder writes to memory.
-pub fn text(status: &StatusDoc) -> Result<String, fmt::Error> {
+pub fn text(
+    status: &StatusDoc,
+    retention: &RetentionDoc,
+    machines: &[MachineDoc],
+) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("mt_agent");
     let build = Info::new(vec![("version", status.agent.version.clone())]);
     registry.register("build", "Version of the agent", build);
@@ -82,6 +99,21 @@ pub fn text(status: &StatusDoc) -> Result<String, fmt::Error> {
             .set(count as u64);
     }
     registry.register("alarms", "Alarms that are raised", alarms);
+    let alarm = Family::<OfAlarm, Number>::default();
+    for raised in &status.alarms {
+        alarm
+            .get_or_create(&OfAlarm {
+                id: raised.id.clone(),
+                subject: raised.subject.clone(),
+                severity: match raised.severity {
+                    SeverityDoc::Critical => "critical",
+                    SeverityDoc::Warning => "warning",
+                    SeverityDoc::Notice => "notice",
+                },
+            })
+            .set(1);
+    }
+    registry.register("alarm", "1 for each alarm that is raised", alarm);
 
     let disks = Family::<OfDisks, Number>::default();
     let summary = &status.disks;
@@ -127,6 +159,7 @@ pub fn text(status: &StatusDoc) -> Result<String, fmt::Error> {
         totals.bytes_on_wire,
     );
     pairs(&mut registry, &status.pairs);
+    stores(&mut registry, retention, machines);
 
     let mut out = String::new();
     encode(&mut out, &registry)?;
@@ -201,6 +234,88 @@ fn pairs(registry: &mut Registry, pairs: &[PairDoc]) {
         refused,
     );
     registry.register("pair_phase", "1 for the phase the pair is in", phases);
+}
+
+/// The retention volume, and the store of each machine whose disks are held.
+fn stores(registry: &mut Registry, retention: &RetentionDoc, machines: &[MachineDoc]) {
+    if retention.folder.is_some() {
+        for (name, help, bytes) in [
+            (
+                "retention_volume_size",
+                "Size of the retention volume",
+                retention.total,
+            ),
+            (
+                "retention_volume_free",
+                "Free space of the retention volume",
+                retention.free,
+            ),
+        ] {
+            let gauge = Number::default();
+            gauge.set(bytes);
+            registry.register_with_unit(name, help, Unit::Bytes, gauge);
+        }
+    }
+    let family = Family::<OfMachine, Number>::default;
+    let (used, capacity, lag) = (family(), family(), family());
+    let (points, damaged, committed, applied, stopped) = (family(), family(), family(), family(), family());
+    for (machine, store) in machines.iter().filter_map(|m| m.store.as_ref().map(|s| (m, s))) {
+        let labels = OfMachine {
+            machine: machine.machine.clone(),
+        };
+        for (family, value) in [
+            (&used, store.used),
+            (&capacity, store.capacity),
+            (&lag, store.lag_bytes),
+            (&points, store.points),
+            (&damaged, store.points_damaged),
+            (&committed, store.committed),
+            (&applied, store.applied),
+            (&stopped, u64::from(store.stopped.is_some())),
+        ] {
+            family.get_or_create(&labels).set(value);
+        }
+    }
+    for (name, help, family) in [
+        ("retention_used", "Taken by the store of the machine", used),
+        (
+            "retention_capacity",
+            "What the store may take; 0 for as much as the volume has",
+            capacity,
+        ),
+        (
+            "retention_lag",
+            "Complete epochs that are not on the disks yet",
+            lag,
+        ),
+    ] {
+        registry.register_with_unit(name, help, Unit::Bytes, family);
+    }
+    for (name, help, family) in [
+        ("retention_points", "Recovery points on offer", points),
+        (
+            "retention_points_damaged",
+            "Recovery points that cannot be reached",
+            damaged,
+        ),
+        (
+            "retention_committed_epoch",
+            "The newest complete epoch",
+            committed,
+        ),
+        (
+            "retention_applied_epoch",
+            "The newest epoch that is on the disks",
+            applied,
+        ),
+        (
+            "retention_stopped",
+            "1 while nothing more is acknowledged for the machine",
+            stopped,
+        ),
+    ] {
+        registry.register(name, help, family);
+    }
 }
 
 /// The phase as JSON has it.

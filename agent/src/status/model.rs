@@ -28,6 +28,9 @@ pub struct StatusDoc {
     pub agent: AgentDoc,
     /// Whether stand-ins for SCSI disks are allowed: never so on an appliance that holds real machines.
     pub lab: bool,
+    /// Whether the data port speaks without TLS and takes whoever connects; only ever in a laboratory, on loopback.
+    #[serde(default)]
+    pub plain: bool,
     /// The stand-ins.
     pub lab_disks: Vec<LabDiskDoc>,
     /// What is wrong, worst first.

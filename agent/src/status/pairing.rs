@@ -16,6 +16,7 @@ use crate::disks::inventory::{InventoryError, gather};
 use crate::disks::open::{OpenError, open_paired};
 use crate::error::{ExitCode, Explain};
 use crate::hub::Happening;
+use crate::machines::error::MachineError;
 use crate::model::{NameError, NewPair, PairName};
 use crate::state::StateError;
 use crate::target::app::{ALARM_DISK, Target, chain, check_paired_disks};
@@ -81,6 +82,14 @@ pub enum PairingError {
         /// The source.
         peer: SocketAddr,
     },
+    /// Its machine is held by something else, or its points cannot be dropped.
+    #[error("will not remove pair {pair}: {source}")]
+    Machine {
+        /// The pair.
+        pair: PairName,
+        /// The cause.
+        source: Box<MachineError>,
+    },
     /// The state refuses or fails.
     #[error(transparent)]
     State(#[from] StateError),
@@ -96,6 +105,7 @@ impl PairingError {
             Self::Refused { .. } => "disk-refused",
             Self::Disks { .. } => "disk-unreadable",
             Self::InUse { .. } => "pair-in-use",
+            Self::Machine { source, .. } => source.code(),
             Self::State(error) => state_code(error),
         }
     }
@@ -132,6 +142,7 @@ impl Explain for PairingError {
             Self::InUse { .. } => {
                 Some("stop that source first; one that is gone is noticed after 30 s".to_owned())
             }
+            Self::Machine { source, .. } => source.hint(),
             Self::State(error) => error.hint(),
         }
     }
@@ -142,6 +153,7 @@ impl Explain for PairingError {
             Self::OtherDisk { .. } | Self::InUse { .. } => ExitCode::Refused,
             Self::Refused { refusal, .. } => refusal.exit_code(),
             Self::Disks { source, .. } => source.exit_code(),
+            Self::Machine { source, .. } => source.exit_code(),
             Self::State(error) => error.exit_code(),
         }
     }
@@ -229,7 +241,8 @@ impl Pairing {
         })
     }
 
-    /// Removes a pair; its disk is not touched. Blocks on the state.
+    /// Removes a pair; its disk is not touched, and nobody holds it afterwards. With the last pair of a machine whose
+    /// failover is final the machine is forgotten. Blocks on the state, and while its machine is let go of.
     ///
     /// # Errors
     /// See [`PairingError`].
@@ -250,6 +263,19 @@ impl Pairing {
             pair: pair.clone(),
             peer,
         })?;
+        let refused = |source| PairingError::Machine {
+            pair: pair.clone(),
+            source: Box::new(source),
+        };
+        self.target.failovers.let_go(machine).map_err(refused)?;
+        let others = hub
+            .state()
+            .pairs()?
+            .iter()
+            .any(|other| other.name.machine == machine && other.name != pair);
+        if !others {
+            self.target.machines.forget_committed(machine).map_err(refused)?;
+        }
         let removed = hub.state().remove_pair(&pair)?;
         tracing::info!(pair = %pair, scsi_id = %stored.scsi_id, "pair removed; its disk was not touched");
         for alarm in [ALARM_DISK, ALARM_RESYNC] {

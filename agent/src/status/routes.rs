@@ -10,7 +10,7 @@ use axum::body::{Body, to_bytes};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, Request, State};
 use axum::http::{Method, StatusCode, header};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
@@ -21,17 +21,18 @@ use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 use tokio_stream::{Stream, StreamExt};
 use utoipa::OpenApi;
 
-use super::access::Access;
+use super::access::{Access, Peer};
 use super::model::{
     ErrorDoc, EventDoc, JobDoc, JobsDoc, MissedDoc, PairAddedDoc, PairRemovedDoc, PairRequest, PairsDoc,
     SCHEMA, StatusDoc,
 };
 use super::pairing::{Pairing, PairingError, state_code};
-use super::{machines, metrics, view};
+use super::{identity, machines, metrics, stores, view};
 use crate::cli::disks::DisksDocument;
 use crate::config::Config;
 use crate::disks::inventory::{InventoryError, gather};
 use crate::error::{ExitCode, Explain};
+use crate::identity::keeper::note;
 use crate::model::JobId;
 use crate::state::StateError;
 use crate::target::app::Target;
@@ -48,7 +49,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// What the routes know.
 pub struct Service {
     pub(super) target: Target,
-    config: Arc<Config>,
+    pub(super) config: Arc<Config>,
     pairing: Pairing,
     host: String,
     event_readers: Arc<Semaphore>,
@@ -102,8 +103,19 @@ type Shared = State<Arc<Service>>;
         machines::commit,
         machines::cancel,
         machines::undo,
+        machines::reprotect,
         machines::settings,
         machines::reset,
+        identity::identity,
+        identity::show_passphrase,
+        identity::rotate_passphrase,
+        identity::registration,
+        identity::export,
+        identity::registry,
+        identity::decide,
+        identity::audit,
+        stores::check,
+        stores::rebuild,
         events,
         metrics_text,
         openapi_json
@@ -148,14 +160,25 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/v1/machines/{machine}/commit", post(machines::commit))
         .route("/v1/machines/{machine}/cancel", post(machines::cancel))
         .route("/v1/machines/{machine}/undo", post(machines::undo))
+        .route("/v1/machines/{machine}/reprotect", post(machines::reprotect))
         .route("/v1/machines/{machine}/settings", post(machines::settings))
         .route("/v1/machines/{machine}/reset", post(machines::reset))
+        .route("/v1/identity", get(identity::identity))
+        .route("/v1/identity/passphrase", post(identity::rotate_passphrase))
+        .route("/v1/identity/passphrase/show", post(identity::show_passphrase))
+        .route("/v1/identity/registration", post(identity::registration))
+        .route("/v1/identity/export", post(identity::export))
+        .route("/v1/registry", get(identity::registry))
+        .route("/v1/registry/{id}", post(identity::decide))
+        .route("/v1/audit", get(identity::audit))
+        .route("/v1/machines/{machine}/check", post(stores::check))
+        .route("/v1/machines/{machine}/rebuild", post(stores::rebuild))
         .route("/v1/events", get(events))
         .route("/v1/openapi.json", get(openapi_json))
         .route("/metrics", get(metrics_text))
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)
-        .layer(from_fn(check_access))
+        .layer(from_fn_with_state(Arc::clone(&service), check_access))
         .with_state(service)
 }
 
@@ -204,7 +227,15 @@ impl ApiError {
         Self::explained(status, code, error)
     }
 
-    fn bad_request(message: impl Into<String>) -> Self {
+    pub(super) fn refused(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, code, ExitCode::Refused, message)
+    }
+
+    pub(super) fn with_hint(self, hint: impl Into<String>) -> Self {
+        self.hint(hint)
+    }
+
+    pub(super) fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad-request", ExitCode::Usage, message)
     }
 
@@ -278,8 +309,35 @@ where
 }
 
 /// Decides by the method, before any route, so that a new route cannot forget to ask.
-async fn check_access(Extension(access): Extension<Access>, request: Request, next: Next) -> Response {
+///
+/// Every change that root asks for is in the audit log with what came of it. What others ask for is refused here and is not:
+/// they could push out of it what operators did.
+async fn check_access(
+    State(service): Shared,
+    Extension(access): Extension<Access>,
+    peer: Option<Extension<Peer>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
+    if changes && access == Access::Change {
+        let what = format!("{} {}", request.method(), request.uri().path());
+        let who = peer.map_or_else(
+            || "local".to_owned(),
+            |Extension(peer)| match peer.pid {
+                Some(pid) => format!("user {} (process {pid})", peer.uid),
+                None => format!("user {}", peer.uid),
+            },
+        );
+        let response = next.run(request).await;
+        let result = response.status().to_string();
+        let noted =
+            tokio::task::spawn_blocking(move || note(&service.target.hub, &who, &what, &result)).await;
+        if let Err(error) = noted {
+            tracing::error!("the audit log was not written by a fault of ours: {error}");
+        }
+        return response;
+    }
     let (uid, may, remedy) = match access {
         Access::Change => return next.run(request).await,
         Access::Read { .. } if !changes => return next.run(request).await,
@@ -482,8 +540,13 @@ fn event_stream(
     (status = 200, content_type = "application/openmetrics-text", body = String), (status = 403, body = ErrorDoc),
     (status = 500, body = ErrorDoc)))]
 async fn metrics_text(State(service): Shared) -> Result<Response, ApiError> {
-    let status = status_doc(service).await?;
-    let text = metrics::text(&status).map_err(|error| {
+    let status = status_doc(Arc::clone(&service)).await?;
+    let (retention, machines) = blocking(move || {
+        let retention = machines::retention_doc(&service, false);
+        Ok::<_, crate::machines::error::MachineError>((retention, machines::machine_docs(&service)?))
+    })
+    .await?;
+    let text = metrics::text(&status, &retention, &machines).map_err(|error| {
         let message = format!("cannot write the metrics: {error}");
         ApiError::new(
             StatusCode::INTERNAL_SERVER_ERROR,

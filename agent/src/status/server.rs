@@ -136,7 +136,7 @@ async fn converse(
 ) {
     let access = tokio::task::spawn_blocking(move || access::of(peer, group)).await;
     let access = access.unwrap_or(Access::Nothing { uid: peer.uid });
-    let service = TowerToHyperService::new(router.layer(Extension(access)));
+    let service = TowerToHyperService::new(router.layer(Extension(access)).layer(Extension(peer)));
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIME_MAX));
     let conversation = http1::Builder::new()

@@ -42,6 +42,7 @@ pub fn status(hub: &Hub, config: &Config, host: &str, now: Timestamp) -> Result<
             state_dir: config.state_dir.display().to_string(),
         },
         lab: config.lab,
+        plain: config.plain,
         lab_disks: config
             .lab_disks
             .iter()

@@ -13,16 +13,19 @@ use super::opening::Opener;
 use super::registry::PairsInUse;
 use super::report::forget_mark;
 use super::scsi_ids;
-use super::service::{listen, serve};
+use super::service::{Access, listen, serve};
 use crate::disks::facts::{DiskFacts, Inventory, InventoryDiff};
 use crate::disks::inventory::DiskScope;
 use crate::disks::watch::{Watch, WatchTimes};
 use crate::error::{CliError, ExitCode};
 use crate::hub::{Alarm, Hub, Severity};
+use crate::identity::control;
+use crate::identity::keeper::Keeper;
 use crate::machines::exports::Exports;
 use crate::machines::failover::Failovers;
 use crate::machines::jobs::Jobs;
 use crate::machines::registry::Machines;
+use crate::net::door::Door;
 use crate::state::State;
 
 /// Raised while the disk of a pair is not attached, or attached twice.
@@ -33,6 +36,11 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// How often the machines are looked after.
 const KEEP_HOUSE: Duration = Duration::from_secs(5);
+/// Time for closing the machines at the end.
+const CLOSE_TIME: Duration = Duration::from_secs(5);
+
+/// How often it is asked whether the certificate of the own ports has to be renewed.
+const RENEW_OWN: Duration = Duration::from_secs(3600);
 
 /// What a target needs to know.
 #[derive(Debug, Clone)]
@@ -41,6 +49,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// The data port.
     pub listen: SocketAddr,
+    /// The control port; none in a laboratory whose data port takes whoever connects.
+    pub control: Option<SocketAddr>,
     /// What the configuration says of disks.
     pub disks: DiskScope,
     /// Folder of the retention volume; none where no points are kept.
@@ -62,18 +72,22 @@ pub struct Target {
     pub failovers: Failovers,
     /// Points that are exported.
     pub exports: Exports,
+    /// Who the appliance is and whom it knows; none in a laboratory whose data port takes whoever connects.
+    pub keeper: Option<Keeper>,
 }
 
 impl Target {
     /// The parts of a target with these settings; no machine is open.
-    pub fn new(hub: Hub, settings: &Settings) -> Self {
+    pub fn new(hub: Hub, settings: &Settings, keeper: Option<Keeper>) -> Self {
         let machines = Machines::new(hub.clone(), settings.disks.clone(), settings.retention.clone());
+        let exports = Exports::new(settings.state_dir.join("exports"));
         Self {
             hub,
             pairs: PairsInUse::default(),
+            keeper,
             disks: settings.disks.clone(),
-            failovers: Failovers::new(machines.clone(), Jobs::default()),
-            exports: Exports::new(settings.state_dir.join("exports")),
+            failovers: Failovers::new(machines.clone(), Jobs::default(), exports.clone()),
+            exports,
             machines,
         }
     }
@@ -94,7 +108,11 @@ where
     let state = State::open(&settings.state_dir)?;
     let hub = Hub::new(state, Timestamp::now());
     // The port before the disks: an agent that is started twice should say so at once.
-    let listener = listen(settings.listen).await?;
+    let listener = listen(settings.listen, "listen").await?;
+    let control = match settings.control {
+        Some(address) => Some(listen(address, "control").await?),
+        None => None,
+    };
     let watched = Watch::start(settings.disks.clone(), WatchTimes::default())
         .await
         .map_err(|error| {
@@ -105,7 +123,11 @@ where
             .with_hint("run as root, with /sys and /proc mounted")
         })?;
     take_inventory(&hub, watched.inventory(), &InventoryDiff::default());
-    let target = Target::new(hub.clone(), settings);
+    let keeper = match &control {
+        Some(_) => Some(Keeper::open(hub.clone(), &settings.state_dir, Timestamp::now())?),
+        None => None,
+    };
+    let target = Target::new(hub.clone(), settings, keeper.clone());
     let machines = target.machines.clone();
     let (hot_plug, hot_plugged) = watch::channel(0);
     let opener = Opener {
@@ -113,6 +135,8 @@ where
         pairs: target.pairs.clone(),
         disks: settings.disks.clone(),
         machines: machines.clone(),
+        caller: None,
+        shared: super::session::shared_buffers(),
     };
     if !settings.disks.lab.is_empty() {
         tracing::warn!(
@@ -120,28 +144,77 @@ where
             settings.disks.lab.len()
         );
     }
-    tracing::info!(
-        "target listens on {}, on loopback only: connections are neither encrypted nor authenticated yet",
-        settings.listen
-    );
+    let access = match (keeper, control) {
+        (Some(keeper), Some(control)) => {
+            let door = Door::new();
+            let address = control
+                .local_addr()
+                .map_or_else(|_| String::new(), |address| address.to_string());
+            tracing::info!(
+                "target listens on {} (mutual TLS), machines register on {address}",
+                settings.listen
+            );
+            tokio::spawn(control::serve(
+                control,
+                keeper.clone(),
+                door.clone(),
+                stop.clone(),
+            ));
+            tokio::spawn(renew_own(keeper.clone(), stop.clone()));
+            Access::Registered(keeper, door)
+        }
+        _ => {
+            tracing::warn!(
+                "lab: target listens on {} WITHOUT TLS and takes whoever connects",
+                settings.listen
+            );
+            Access::Plain
+        }
+    };
     let failovers = target.failovers.clone();
     // Opening a store reads it; nobody has to wait for that who only asks for status.
     tokio::task::spawn_blocking(move || failovers.resume_all());
-    tokio::spawn(keep_house(machines, stop.clone()));
-    let service = serve(listener, opener, hot_plugged, stop.clone());
+    tokio::spawn(keep_house(machines.clone(), stop.clone()));
+    let service = serve(listener, access, opener, hot_plugged, stop.clone());
     let socket = serve_socket(target, stop);
     let follow = follow_disks(watched, hub, hot_plug);
     tokio::pin!(service, socket, follow);
     let mut socket_ended = false;
     loop {
         tokio::select! {
-            () = &mut service => return Ok(()),
+            () = &mut service => break,
             result = &mut socket, if !socket_ended => {
                 // A target without its socket cannot be told anything: better to end and be started again.
                 result?;
                 socket_ended = true;
             }
             () = &mut follow => {}
+        }
+    }
+    // What only spares time at the next start is not waited for when the retention volume hangs.
+    let closed = tokio::task::spawn_blocking(move || machines.close_all());
+    if tokio::time::timeout(CLOSE_TIME, closed).await.is_err() {
+        tracing::warn!(
+            "the machines could not be closed within {} s",
+            CLOSE_TIME.as_secs()
+        );
+    }
+    Ok(())
+}
+
+/// Renews the certificate of the own ports when that is due.
+async fn renew_own(keeper: Keeper, mut stop: watch::Receiver<bool>) {
+    let mut tick = tokio::time::interval(RENEW_OWN);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        let keeper = keeper.clone();
+        match tokio::task::spawn_blocking(move || keeper.renew_own(Timestamp::now())).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!("cannot renew the certificate of the own ports: {error}"),
+            Err(error) => tracing::error!("renewing the own certificate ended by a fault of ours: {error}"),
         }
     }
 }

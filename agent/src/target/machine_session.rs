@@ -45,6 +45,13 @@ pub fn open_machine(
     peer: SocketAddr,
 ) -> Result<MachineSession, Refusal> {
     let state = opener.hub.state();
+    if let Some(caller) = &opener.caller {
+        // Before anything else is said: what exists here is nobody's business but its owner's.
+        let pairs = state.pairs().map_err(|error| internal(&error))?;
+        let of_machine = pairs.iter().filter(|pair| pair.name.machine == open.machine);
+        let generation = of_machine.map(|pair| pair.generation).max();
+        caller.authorise(&open.machine, generation, open.generation)?;
+    }
     let record = state.machine(&open.machine).map_err(|error| internal(&error))?;
     if !record.failover.takes_epochs() {
         return Err(failover_under_way(&open.machine, record.failover));

@@ -13,6 +13,8 @@ use crate::disks::inventory::DiskScope;
 use crate::disks::open::{OpenDisk, OpenError, open_paired};
 use crate::error::{ExitCode, Explain};
 use crate::hub::Hub;
+use crate::identity::caller::Caller;
+use crate::io::buffers::SharedBuffers;
 use crate::machines::registry::Machines;
 use crate::model::{Pair, PairName};
 use crate::state::StateError;
@@ -28,6 +30,10 @@ pub struct Opener {
     pub disks: DiskScope,
     /// The machines that are open.
     pub machines: Machines,
+    /// Who speaks on the connection; none where the data port takes whoever connects.
+    pub caller: Option<Caller>,
+    /// What sessions borrow beyond buffers of their own: for regions that are read ahead, and for payloads.
+    pub shared: (SharedBuffers, SharedBuffers),
 }
 
 /// The open disk of a pair, and the claim to be its only session. Work that is still queued when a session ends holds
@@ -83,16 +89,19 @@ pub fn open_pair(opener: &Opener, open: &OpenPair, peer: SocketAddr) -> Result<O
         text: format!("\"{asked}\" cannot be the name of a pair: {error}"),
         hint: "names are MACHINE/DISK, for example db01/scsi0:1".to_owned(),
     })?;
-    let pair = state
-        .pair(&name)
-        .map_err(|error| internal(&error))?
-        .ok_or_else(|| Refusal {
-            code: ErrorCode::PairUnknown,
-            text: format!("there is no pair {name} on this target; nothing was written"),
-            hint: format!(
-                "on the target, as root: mt-agent pair add {name} SCSI-ID (see \"mt-agent disks list\")"
-            ),
-        })?;
+    let pair = state.pair(&name).map_err(|error| internal(&error))?;
+    if let Some(caller) = &opener.caller {
+        // Before anything else is said: what exists here is nobody's business but its owner's.
+        let generation = pair.as_ref().map(|pair| pair.generation);
+        caller.authorise(&name.machine, generation, open.generation)?;
+    }
+    let pair = pair.ok_or_else(|| Refusal {
+        code: ErrorCode::PairUnknown,
+        text: format!("there is no pair {name} on this target; nothing was written"),
+        hint: format!(
+            "on the target, as root: mt-agent pair add {name} SCSI-ID (see \"mt-agent disks list\")"
+        ),
+    })?;
     let hold = opener.pairs.take(pair.id, peer).map_err(|holder| Refusal {
         code: ErrorCode::PairBusy,
         text: format!("pair {name} is in use by the source at {holder}; nothing was written by this one"),
@@ -292,7 +301,7 @@ fn gate_refusal(name: &PairName, error: &OpenError) -> Refusal {
     }
 }
 
-pub(super) fn internal(error: &StateError) -> Refusal {
+pub(crate) fn internal(error: &StateError) -> Refusal {
     Refusal {
         code: ErrorCode::Internal,
         text: format!("the target's state cannot be used: {error}"),

@@ -57,6 +57,7 @@ impl SessionReport {
             ended: None,
             error: None,
             hint: None,
+            exit_code: None,
         };
         let job = hub.state().insert_job(&job).unwrap_or_else(|error| {
             not_stored(&error);

@@ -10,7 +10,6 @@ use jiff::Timestamp;
 use mt_blockdev::device::DeviceError;
 use mt_wire::limits::HELLO_SIZE;
 use mt_wire::{Digest, ErrorCode, Extent, Message, Mode, OpenPair, Range, Refusal};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -24,10 +23,12 @@ use crate::disks::open::OpenDisk;
 use crate::epochs::target as epochs;
 use crate::error::Explain;
 use crate::hub::Hub;
-use crate::io::buffers::{BufferPool, PooledBuf};
+use crate::identity::caller::Caller;
+use crate::io::buffers::{BufferPool, PooledBuf, SharedBuffers};
 use crate::io::disk_threads::{DiskThreads, SpawnError};
 use crate::io::region::{self, Content};
 use crate::net::pump::{Incoming, Outgoing, PumpError, WireBytes, read_frames, write_frames};
+use crate::net::tls::Stream;
 use crate::seeding::digest;
 use crate::seeding::region_len;
 use crate::seeding::target::{Action, Event, Opened, Outcome};
@@ -42,6 +43,16 @@ pub const REGION_WINDOW: u16 = 32;
 
 /// Payloads of up to 1 MiB that are on their way to the disk.
 const PAYLOAD_BUFFERS: usize = 16;
+
+/// Of these buffers, those that each session has for itself; the others are borrowed from what all sessions share.
+const REGION_BUFFERS_OWN: usize = 3;
+const PAYLOAD_BUFFERS_OWN: usize = 2;
+
+/// Buffers for all sessions together, for regions and for payloads: one session is as fast as ever, and sixteen take 80 MiB
+/// of their own and these 40 MiB.
+pub fn shared_buffers() -> (SharedBuffers, SharedBuffers) {
+    (SharedBuffers::new(28), SharedBuffers::new(12))
+}
 
 /// How often the disk is flushed and the mark moves on.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
@@ -92,12 +103,7 @@ impl Session {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(
-        stream: TcpStream,
-        peer: SocketAddr,
-        version: u16,
-        opener: Opener,
-    ) -> Result<Self, SpawnError> {
+    pub fn start(stream: Stream, peer: SocketAddr, version: u16, opener: Opener) -> Result<Self, SpawnError> {
         let threads = DiskThreads::start("target-disk", THREADS)?;
         let (answer_to, answers) = unbounded_channel();
         let (frame_to, frames) = channel(64);
@@ -106,7 +112,8 @@ impl Session {
         let wire = Arc::new(WireBytes::default());
         wire.sent.fetch_add(HELLO_SIZE as u64, Ordering::Relaxed);
         wire.received.fetch_add(HELLO_SIZE as u64, Ordering::Relaxed);
-        let payloads = BufferPool::new(PAYLOAD_BUFFERS);
+        let payloads = BufferPool::sharing(PAYLOAD_BUFFERS_OWN, PAYLOAD_BUFFERS, &opener.shared.1);
+        let regions = BufferPool::sharing(REGION_BUFFERS_OWN, usize::from(REGION_WINDOW), &opener.shared.0);
         let reader = tokio::spawn(read_frames(read_half, frame_to, payloads, Arc::clone(&wire)));
         let writer = tokio::spawn(write_frames(
             write_half,
@@ -126,7 +133,7 @@ impl Session {
             machine_report: None,
             report: None,
             threads,
-            regions: BufferPool::new(usize::from(REGION_WINDOW)),
+            regions,
             kept: HashMap::new(),
             waiting: VecDeque::new(),
             answers,
@@ -145,6 +152,7 @@ impl Session {
         let mut sync = interval(SYNC_INTERVAL);
         sync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         hot_plug.mark_unchanged();
+        let mut registry = self.opener.caller.as_ref().map(Caller::changes);
         let outcome = loop {
             let event = tokio::select! {
                 frame = self.frames.recv() => match frame {
@@ -167,6 +175,7 @@ impl Session {
                     self.recheck();
                     None
                 }
+                () = changed(&mut registry) => self.no_longer_admitted(),
                 Ok(_) = stop.wait_for(|stop| *stop) => Some(Event::Failed(shutting_down()).into()),
             };
             let Some(event) = event else { continue };
@@ -381,6 +390,12 @@ impl Session {
         });
     }
 
+    /// After a change of the registry: is the machine still one that may speak?
+    fn no_longer_admitted(&self) -> Option<epochs::Event<PooledBuf>> {
+        let refusal = self.opener.caller.as_ref()?.must_end()?;
+        Some(Event::Failed(refusal).into())
+    }
+
     /// The disk that is gone over, and with it the claim to write it.
     fn disk(&self) -> Option<Arc<HeldDisk>> {
         match &self.machine {
@@ -492,6 +507,16 @@ impl Session {
             writer.abort();
         }
     }
+}
+
+/// Waits for a change of the registry; for ever where there is none.
+async fn changed(registry: &mut Option<watch::Receiver<u64>>) {
+    if let Some(registry) = registry
+        && registry.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// Checks a payload against the digests made when the source read it.

@@ -84,10 +84,11 @@ impl Served {
         let settings = Settings {
             state_dir: config.state_dir.clone(),
             listen: config.listen,
+            control: None,
             disks: DiskScope::new(&config.lab_disks, &[]),
             retention: None,
         };
-        let target = Target::new(Hub::new(state, Timestamp::now()), &settings);
+        let target = Target::new(Hub::new(state, Timestamp::now()), &settings, None);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()

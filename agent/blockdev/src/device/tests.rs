@@ -174,23 +174,12 @@ fn holes_are_found_and_the_data_between_them() {
     file.as_file().write_all_at(&[1; 4096], 4 << 20).unwrap();
     file.as_file().sync_all().unwrap();
     let device = BlockDevice::open(file.path(), RO).unwrap();
-    let mut at = 0;
-    let mut found = Vec::new();
-    while let DataMap::Data { start, end } = device.next_data(at).unwrap() {
-        assert!(start >= at && end > start && end <= device.size());
-        found.push((start, end));
-        at = end;
-    }
-    assert_eq!(found, [(1 << 20, (1 << 20) + 4096), (4 << 20, (4 << 20) + 4096)]);
-    assert_eq!(
-        device.next_data((1 << 20) + 100).unwrap(),
-        DataMap::Data {
-            start: (1 << 20) + 100,
-            end: (1 << 20) + 4096
-        }
-    );
-    assert_eq!(device.next_data(8 << 20).unwrap(), DataMap::HoleToEnd);
-    assert_eq!(device.next_data(u64::MAX).unwrap(), DataMap::HoleToEnd);
+    let next = |offset| device.next_data(offset).unwrap();
+    assert_eq!((next(0), next(1 << 20)), (Some(1 << 20), Some(1 << 20)));
+    assert_eq!(next((1 << 20) + 100), Some((1 << 20) + 100), "inside the data");
+    assert_eq!(next((1 << 20) + 4096), Some(4 << 20));
+    assert_eq!(next((4 << 20) + 4096), None);
+    assert_eq!((next(8 << 20), next(u64::MAX)), (None, None));
 }
 
 #[test]

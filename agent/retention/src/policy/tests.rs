@@ -115,12 +115,10 @@ fn deleting_is_refused_with_the_reason() {
     let policy = Policy::default();
     let refusal = |point: &Point, newest| refusal_to_delete(point, newest, NOW, &policy);
     assert_eq!(refusal(&point(1, NOW - DAY_MS), false), None);
-    assert!(refusal(&point(1, NOW - DAY_MS), true).unwrap().contains("newest"));
-    assert!(
-        refusal(&point(1, NOW - MINUTE), false)
-            .unwrap()
-            .contains("60 s old")
-    );
+    let (why, _) = refusal(&point(1, NOW - DAY_MS), true).unwrap();
+    assert!(why.contains("newest"));
+    let (why, hint) = refusal(&point(1, NOW - MINUTE), false).unwrap();
+    assert!(why.contains("60 s old") && hint.contains("--minimum-age"));
 }
 
 #[test]

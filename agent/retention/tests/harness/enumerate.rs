@@ -28,6 +28,8 @@ pub enum Op {
     RollTo(u64),
     Pin(u64),
     Raise,
+    /// One step of getting space back, while everything else goes on.
+    Reclaim,
 }
 
 pub const SMALL: [Op; 9] = [
@@ -104,6 +106,7 @@ fn act(world: &mut World, op: Op) -> Result<(), StoreError> {
             None => Ok(()),
         },
         Op::Raise => world.raise(),
+        Op::Reclaim => world.store.reclaim_step(100).map(|_| ()),
         Op::Cancel => {
             world.abort();
             Ok(())
@@ -321,7 +324,7 @@ pub fn random_workload(seed: u64) -> Vec<Op> {
             let disk = usize::try_from(rng.below(DISKS as u64)).unwrap();
             let block = usize::try_from(rng.below(BLOCKS as u64)).unwrap();
             let count = 1 + usize::try_from(rng.below((BLOCKS - block).min(5) as u64)).unwrap();
-            match rng.below(19) {
+            match rng.below(22) {
                 0..=4 => Op::WriteAt(disk, block, count),
                 5 => Op::ZeroAt(disk, block, count),
                 6..=8 => Op::End,
@@ -333,6 +336,7 @@ pub fn random_workload(seed: u64) -> Vec<Op> {
                 14 => Op::Thin,
                 15 | 16 => Op::Prune,
                 17 => Op::Raise,
+                18..=20 => Op::Reclaim,
                 _ => Op::Cancel,
             }
         })

@@ -18,6 +18,8 @@ pub const DISKS: usize = 2;
 pub const SIZE: usize = (BLOCKS - 1) * BLOCK_SIZE + 512;
 pub const SEGMENT: u64 = 64 << 10;
 const BUDGET: u64 = 5 * BLOCK_SIZE as u64;
+/// What is kept in memory until it is on the disks: some content is, and some has to be read back.
+const MEMORY: usize = 4 * BLOCK_SIZE;
 
 /// What a block holds, as a number: 0 is zeros.
 pub type Tag = u64;
@@ -124,7 +126,7 @@ impl World {
                 disk
             })
             .collect();
-        let store = Store::create(
+        let mut store = Store::create(
             storage.clone(),
             CreateOptions {
                 uuid: [7; 16],
@@ -137,6 +139,7 @@ impl World {
         )
         .unwrap();
         let zero = EpochNumber(0);
+        store.set_memory(MEMORY);
         Self {
             power,
             storage,
@@ -308,6 +311,7 @@ impl World {
         store
             .apply_all(&targets, BUDGET)
             .map_err(|err| format!("apply: {err}"))?;
+        store.set_memory(MEMORY);
         let mut model = self.model.clone();
         if store.generation() < model.generation {
             return Err(format!("generation {} is lost", model.generation));

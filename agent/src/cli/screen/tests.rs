@@ -63,6 +63,7 @@ fn job(id: i64, state: JobState, error: Option<&str>) -> Job {
         ended: Some("2026-03-02T09:10:00Z".parse().unwrap()),
         error: error.map(str::to_owned),
         hint: None,
+        exit_code: None,
     }
 }
 
@@ -79,6 +80,7 @@ fn calm() -> StatusDoc {
             state_dir: "/var/lib/master-target".to_owned(),
         },
         lab: false,
+        plain: false,
         lab_disks: Vec::new(),
         alarms: Vec::new(),
         pairs: Vec::new(),

@@ -57,6 +57,18 @@ pub enum ErrorCode {
     ResyncNeeded,
     /// What arrived of an epoch is not what its source says it sent.
     TotalsMismatch,
+    /// The registry does not know the peer's key.
+    KeyUnknown,
+    /// The peer's machine or key waits for the operator.
+    ApprovalPending,
+    /// The peer's machine was revoked.
+    Revoked,
+    /// The peer's role may not do this.
+    WrongRole,
+    /// The peer's certificate has run out.
+    CertificateExpired,
+    /// The peer's certificate is not valid yet: one of the clocks is wrong.
+    CertificateNotYetValid,
     /// A code that this version does not know.
     Other(u16),
 }
@@ -86,6 +98,12 @@ impl ErrorCode {
             Self::RetentionFailed => 19,
             Self::ResyncNeeded => 20,
             Self::TotalsMismatch => 21,
+            Self::KeyUnknown => 32,
+            Self::ApprovalPending => 33,
+            Self::Revoked => 34,
+            Self::WrongRole => 35,
+            Self::CertificateExpired => 36,
+            Self::CertificateNotYetValid => 37,
             Self::Other(number) => number,
         }
     }
@@ -114,6 +132,12 @@ impl ErrorCode {
             19 => Self::RetentionFailed,
             20 => Self::ResyncNeeded,
             21 => Self::TotalsMismatch,
+            32 => Self::KeyUnknown,
+            33 => Self::ApprovalPending,
+            34 => Self::Revoked,
+            35 => Self::WrongRole,
+            36 => Self::CertificateExpired,
+            37 => Self::CertificateNotYetValid,
             other => Self::Other(other),
         }
     }
@@ -142,6 +166,12 @@ impl ErrorCode {
             Self::RetentionFailed => "retention-failed",
             Self::ResyncNeeded => "resync-needed",
             Self::TotalsMismatch => "totals-mismatch",
+            Self::KeyUnknown => "key-unknown",
+            Self::ApprovalPending => "approval-pending",
+            Self::Revoked => "revoked",
+            Self::WrongRole => "wrong-role",
+            Self::CertificateExpired => "certificate-expired",
+            Self::CertificateNotYetValid => "certificate-not-yet-valid",
             Self::Other(_) => "other",
         }
     }

@@ -1,0 +1,185 @@
+//! Reading a segment that was durable from end to end, over whatever bytes changed in it since.
+//!
+//! Unlike the tail of the log, where the first record that is not whole is the end, here everything was there once: what is
+//! not whole is damage, and the walk goes on behind it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{u64_of, usize_of};
+use crate::error::StoreError;
+use crate::log::real_len;
+use crate::record::Entry;
+use crate::scan::{Scan, Scanned, read_header};
+use crate::segment::footer_blocks;
+use crate::storage::{ObjectName, Storage};
+use crate::types::{BLOCK, BLOCK_SIZE, Disk, StoreUuid, digest};
+
+/// Bytes that are not what was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Name of the object.
+    pub object: String,
+    /// Where in it, bytes.
+    pub offset: u64,
+    /// What was found.
+    pub what: String,
+}
+
+impl Finding {
+    pub(crate) fn new(object: ObjectName, offset: u64, what: impl Into<String>) -> Self {
+        Self {
+            object: object.to_string(),
+            offset,
+            what: what.into(),
+        }
+    }
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} at 0x{:x}: {}", self.object, self.offset, self.what)
+    }
+}
+
+/// A segment to read, and what is known of it beforehand.
+pub(crate) struct Whole<'a, S> {
+    pub storage: &'a S,
+    pub store: StoreUuid,
+    pub seq: u64,
+    pub len: u64,
+    pub disks: &'a [Disk],
+    /// Where its records end, in blocks, when something that was checked says so.
+    pub end: Option<u32>,
+}
+
+/// What was read.
+#[derive(Debug, Default)]
+pub(crate) struct Walked {
+    /// All extents, in their order.
+    pub entries: Vec<Entry>,
+    /// Those whose data is not what was written.
+    pub unreadable: Vec<Entry>,
+    pub findings: Vec<Finding>,
+    /// Why extents may be missing.
+    pub lost: Option<String>,
+}
+
+impl<S: Storage> Whole<'_, S> {
+    /// Reads every record.
+    pub(crate) fn walk(&self) -> Result<Walked, StoreError> {
+        let object = ObjectName::Segment(self.seq);
+        let mut walked = Walked::default();
+        let limit = self.end.map_or(self.len, |end| u64::from(end) * BLOCK);
+        let mut scan = self.scan(0, limit.min(self.len));
+        match read_header(self.storage, self.seq, self.len)? {
+            Ok(header) if header.store == self.store && header.seq == self.seq => {
+                scan.at = header.header_blocks;
+            }
+            header => {
+                let what = header.err().unwrap_or("its header belongs to another segment");
+                walked.findings.push(Finding::new(object, 0, what));
+                match scan.next_head()? {
+                    Some((at, head)) if head.index == 0 => scan.at = at,
+                    Some((at, head)) => {
+                        walked.lost = Some(format!("records of segment {object} are lost behind its header"));
+                        scan.go_on_at(at, &head);
+                    }
+                    None => {}
+                }
+            }
+        }
+        loop {
+            let at = u64::from(scan.at) * BLOCK;
+            if self.end.is_some_and(|end| scan.at >= end) {
+                break;
+            }
+            let what = match scan.next()? {
+                Ok(record) => {
+                    self.look_behind(&record, &mut walked)?;
+                    walked.entries.extend(record.entries);
+                    continue;
+                }
+                Err(what) => what,
+            };
+            if let Some(record) = scan.unchecked()? {
+                let known = walked.unreadable.len();
+                self.look_into(&record, &mut walked)?;
+                if walked.unreadable.len() == known {
+                    walked.findings.push(Finding::new(object, at, what));
+                }
+                walked.entries.extend(record.entries);
+            } else if let Some((next, head)) = scan.next_head()? {
+                walked.findings.push(Finding::new(object, at, what));
+                walked.lost = Some(format!(
+                    "a record of segment {object} at 0x{at:x} is lost: {what}"
+                ));
+                scan.go_on_at(next, &head);
+            } else {
+                // Nothing follows: the end, if this is where it should be.
+                let footer = u64::from(footer_blocks(walked.entries.len()));
+                let fits = match self.end {
+                    Some(end) => scan.at == end,
+                    None => (u64::from(scan.at) + footer + 1) * BLOCK == self.len,
+                };
+                if !fits {
+                    walked.findings.push(Finding::new(object, at, what));
+                    walked.lost = Some(format!(
+                        "the last records of segment {object} from 0x{at:x} are lost: {what}"
+                    ));
+                }
+                break;
+            }
+        }
+        Ok(walked)
+    }
+
+    fn scan(&self, at: u32, len: u64) -> Scan<'_, S> {
+        Scan::new(self.storage, self.store, self.seq, len, self.disks, at)
+    }
+
+    /// Looks at the zeros behind the content of extents whose last block is cut by the end of their disk: nothing reads them, and
+    /// no digest covers them.
+    fn look_behind(&self, record: &Scanned, walked: &mut Walked) -> Result<(), StoreError> {
+        for entry in record.entries.iter().filter(|entry| !entry.zero) {
+            let len = usize_of(u64::from(entry.count)) * BLOCK_SIZE;
+            let Some(real) = self.disks.get(entry.disk.at()).map(|disk| real_len(entry, disk)) else {
+                continue;
+            };
+            if real == len {
+                continue;
+            }
+            let object = ObjectName::Segment(self.seq);
+            let mut block = vec![0; BLOCK_SIZE];
+            let offset = u64::from(entry.data) * BLOCK + u64_of(len - BLOCK_SIZE);
+            self.storage.read(object, offset, &mut block)?;
+            let behind = &block[real - (len - BLOCK_SIZE)..];
+            if let Some(at) = behind.iter().position(|byte| *byte != 0) {
+                let offset = offset + u64_of(BLOCK_SIZE - behind.len() + at);
+                let what = "not zero behind the end of a disk; nothing depends on it";
+                walked.findings.push(Finding::new(object, offset, what));
+            }
+        }
+        Ok(())
+    }
+
+    /// Which extents of a record have other data than they should.
+    fn look_into(&self, record: &Scanned, walked: &mut Walked) -> Result<(), StoreError> {
+        let object = ObjectName::Segment(self.seq);
+        for entry in &record.entries {
+            let Some(disk) = self.disks.get(entry.disk.at()).filter(|_| !entry.zero) else {
+                continue;
+            };
+            let offset = u64::from(entry.data) * BLOCK;
+            let mut content = vec![0; usize_of(u64::from(entry.count)) * BLOCK_SIZE];
+            if offset + u64_of(content.len()) > self.len {
+                walked.unreadable.push(*entry);
+                continue;
+            }
+            self.storage.read(object, offset, &mut content)?;
+            if digest(&content[..real_len(entry, disk)]) != entry.digest {
+                walked.unreadable.push(*entry);
+            }
+        }
+        Ok(())
+    }
+}
