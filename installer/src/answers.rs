@@ -113,6 +113,51 @@ impl Default for Network {
     }
 }
 
+impl Network {
+    /// Every card with this address and the length of its prefix, or with DHCP. A gateway of the other version of the
+    /// protocol is left out.
+    #[must_use]
+    pub fn with_address(
+        own: Option<(IpAddr, u8)>,
+        gateway: Option<IpAddr>,
+        name_servers: Vec<IpAddr>,
+    ) -> Self {
+        let (ipv4, ipv6) = match own {
+            None => (Ipv4::Dhcp, Ipv6::Auto),
+            Some((IpAddr::V4(address), prefix)) => {
+                let gateway = match gateway {
+                    Some(IpAddr::V4(gateway)) => Some(gateway),
+                    _ => None,
+                };
+                let own = Ipv4::Static {
+                    address,
+                    prefix,
+                    gateway,
+                };
+                (own, Ipv6::Auto)
+            }
+            Some((IpAddr::V6(address), prefix)) => {
+                let gateway = match gateway {
+                    Some(IpAddr::V6(gateway)) => Some(gateway),
+                    _ => None,
+                };
+                let own = Ipv6::Static {
+                    address,
+                    prefix,
+                    gateway,
+                };
+                (Ipv4::Off, own)
+            }
+        };
+        Self {
+            ipv4,
+            ipv6,
+            name_servers,
+            ..Self::default()
+        }
+    }
+}
+
 /// How a network card is told from others.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -4,7 +4,9 @@
 //! | firmware | path to the kernel |
 //! |---|---|
 //! | BIOS | boot code in sector 0 -> GRUB in the BIOS boot partition -> menu on `/` |
-//! | UEFI | signed shim `EFI/BOOT/BOOTX64.EFI` -> signed GRUB -> `EFI/debian/grub.cfg` -> the same menu on `/` |
+//! | UEFI | signed shim `EFI/BOOT/BOOTX64.EFI` -> signed GRUB -> `EFI/FOLDER/grub.cfg` -> the same menu on `/` |
+//!
+//! FOLDER is `debian`, or what the payload says in `/usr/lib/master-target/efi-folder`: each distribution's GRUB has its own.
 //!
 //! GRUB takes the disk it was itself loaded from and no other: under BIOS its prefix names a partition without a disk,
 //! which it completes with the drive the BIOS started; under UEFI it cuts the partition off the device it was loaded
@@ -24,6 +26,7 @@ use uuid::Uuid;
 use crate::command::Program;
 use crate::error::{Error, Kind, Result, shown};
 use crate::plan::{Plan, PlannedPartition};
+use crate::renew;
 
 /// File of the menu. Not `grub.cfg`: that one belongs to update-grub, which searches by UUID.
 pub const MENU: &str = "boot/grub/master-target.cfg";
@@ -62,24 +65,20 @@ const BOOT_CODE_END: usize = 440;
 const BLOCK_LIST: usize = SECTOR - 12;
 
 /// Serial number of a FAT32 volume in its first sector, and where the copy of that sector is.
-const FAT_SERIAL: u64 = 0x43;
-const FAT_BACKUP: u64 = 6 * 512;
+pub(crate) const FAT_SERIAL: u64 = 0x43;
+pub(crate) const FAT_BACKUP: u64 = 6 * 512;
 
-/// Signed files and where they go on the EFI system partition.
-const ESP_FILES: &[(&str, &str)] = &[
-    ("usr/lib/shim/shimx64.efi.signed", "EFI/BOOT/BOOTX64.EFI"),
-    ("usr/lib/shim/mmx64.efi.signed", "EFI/BOOT/mmx64.efi"),
+/// Signed files, and what they are called in both folders of the EFI system partition, that of the firmware first.
+const ESP_FILES: [(&str, [&str; 2]); 3] = [
+    ("usr/lib/shim/shimx64.efi.signed", ["BOOTX64.EFI", "shimx64.efi"]),
+    ("usr/lib/shim/mmx64.efi.signed", ["mmx64.efi", "mmx64.efi"]),
     (
         "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed",
-        "EFI/BOOT/grubx64.efi",
-    ),
-    ("usr/lib/shim/shimx64.efi.signed", "EFI/debian/shimx64.efi"),
-    ("usr/lib/shim/mmx64.efi.signed", "EFI/debian/mmx64.efi"),
-    (
-        "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed",
-        "EFI/debian/grubx64.efi",
+        ["grubx64.efi", "grubx64.efi"],
     ),
 ];
+/// File of the system with the name of the folder in which its signed GRUB looks for its menu, where that is not Debian's.
+const EFI_FOLDER: &str = "usr/lib/master-target/efi-folder";
 
 /// What the menu says.
 #[derive(Debug, Clone)]
@@ -180,6 +179,9 @@ pub fn prepare(
     link_kernel(root)?;
     write(root, MENU, &menu.text())?;
     write(root, DISK_ID, &disk_id_text(scsi_id))?;
+    if plan.disk.is_none() {
+        write(root, renew::MARK, renew::MARK_TEXT)?;
+    }
     Ok(BootFiles {
         core: core_image(root, system.number, bios)?,
         boot_code: boot_code(root, bios)?,
@@ -288,6 +290,25 @@ fn sector(bytes: u64) -> u64 {
     bytes / SECTOR as u64
 }
 
+/// Name of the folder below `EFI/` that is the system's own.
+fn efi_folder(root: &Path) -> Result<String> {
+    let path = root.join(EFI_FOLDER);
+    let name = match fs::read_to_string(&path) {
+        Ok(text) => text.trim().to_owned(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => "debian".to_owned(),
+        Err(error) => return Err(Error::io("read", &path, error)),
+    };
+    let is_word = |name: &str| {
+        name.bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    if name.is_empty() || name.eq_ignore_ascii_case("BOOT") || !is_word(&name) {
+        let text = format!("{} names no folder of a distribution: {name:?}", shown(&path));
+        return Err(Error::new(Kind::Faults, text).hint("build the medium anew"));
+    }
+    Ok(name)
+}
+
 /// The EFI system partition as a file, made without the kernel's help.
 fn make_esp(
     root: &Path,
@@ -321,17 +342,20 @@ fn make_esp(
         file.write_all_at(&id.as_bytes()[..4], copy + FAT_SERIAL)
             .map_err(|error| Error::io("write", &path, error))?;
     }
+    let own = efi_folder(root)?;
     Program::new("mmd")
         .folder(scratch)
-        .args(["-i", image, "::/EFI", "::/EFI/BOOT", "::/EFI/debian"])
+        .args(["-i", image, "::/EFI", "::/EFI/BOOT", &format!("::/EFI/{own}")])
         .env("SOURCE_DATE_EPOCH", &date)
         .run()?;
     let config = scratch.join("esp-grub.cfg");
     fs::write(&config, esp_config(root_number)).map_err(|error| Error::io("write", &config, error))?;
-    let files = ESP_FILES
-        .iter()
-        .map(|(from, to)| (root.join(from), *to))
-        .chain([(config, "EFI/debian/grub.cfg")]);
+    let mut files = Vec::new();
+    for (index, folder) in ["BOOT", &own].into_iter().enumerate() {
+        let signed = ESP_FILES.iter();
+        files.extend(signed.map(|(from, names)| (root.join(from), format!("EFI/{folder}/{}", names[index]))));
+    }
+    files.push((config, format!("EFI/{own}/grub.cfg")));
     for (from, to) in files {
         // A copy with the time that mcopy -m then takes over.
         let dated = scratch.join("esp-file");

@@ -10,8 +10,12 @@ use serde::Serialize;
 use crate::answers::{Answers, FileSystem, Role, RootLogin, Script, When};
 use crate::command::Program;
 use crate::error::{Error, Kind, Result};
-use crate::network;
 use crate::plan::Plan;
+use crate::{kickstart, network};
+
+/// The answers in the installed system, as the CentOS family's installer keeps them: what was saved on the medium's own
+/// root is lost with the restart.
+pub const KEPT_ANSWERS: &str = "root/master-target.ks";
 
 /// Writes everything but the boot loader's files.
 ///
@@ -32,7 +36,10 @@ pub fn configure(root: &Path, answers: &Answers, plan: &Plan) -> Result<()> {
     for (name, text) in network::files(&answers.networks) {
         write(root, &format!("{}/{name}", network::FOLDER), &text, 0o644)?;
     }
-    if let Some(text) = network::resolv_conf(&answers.networks) {
+    // systemd-resolved takes them from the network's files, and those of DHCP too.
+    if let Some(text) = network::resolv_conf(&answers.networks)
+        && !network::resolved_owns(root)
+    {
         write(root, "etc/resolv.conf", &text, 0o644)?;
     }
     time_zone(root, answers)?;
@@ -40,6 +47,10 @@ pub fn configure(root: &Path, answers: &Answers, plan: &Plan) -> Result<()> {
     services(root, answers)?;
     if let Some(text) = &answers.settings.agent {
         write(root, "etc/master-target/agent.toml", text, 0o600)?;
+    }
+    // An image is nobody's installation: there were no answers to do it again with.
+    if plan.disk.is_some() {
+        write(root, KEPT_ANSWERS, &kickstart::render(answers), 0o600)?;
     }
     write(
         root,
@@ -59,6 +70,9 @@ fn hosts(name: &str) -> String {
     format!("127.0.0.1 localhost\n127.0.1.1 {names}\n::1 localhost ip6-localhost ip6-loopback\n")
 }
 
+/// A host with many disks, or one that is busy, shows them late; systemd alone gives up after 90 s. Nothing waits for these.
+const PATIENCE: &str = "x-systemd.device-timeout=15min";
+
 /// Mounts by place on the system's own disk. UUIDs and labels would be found on a copy of this disk as well.
 #[must_use]
 pub fn fstab(plan: &Plan) -> String {
@@ -74,7 +88,11 @@ pub fn fstab(plan: &Plan) -> String {
             (Role::Mount(path), _) if path == "/" => ("/", "ext4", "errors=remount-ro", 1),
             (Role::Mount(path), _) => (path.as_str(), "ext4", "nodev,nosuid,nofail", 2),
         };
-        let options = partition.options.as_deref().unwrap_or(usual);
+        let options = match &partition.options {
+            Some(options) => options.clone(),
+            None if at == "/" => usual.to_owned(),
+            None => format!("{usual},{PATIENCE}"),
+        };
         text += &format!("{device} {at} {kind} {options} 0 {pass}\n");
     }
     text
@@ -147,6 +165,7 @@ fn services(root: &Path, answers: &Answers) -> Result<()> {
     let mut enabled = vec![
         "systemd-networkd.service".to_owned(),
         "mt-bind.service".to_owned(),
+        "mt-renew.service".to_owned(),
     ];
     let mut disabled = Vec::new();
     if answers.ssh() {

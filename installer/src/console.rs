@@ -5,7 +5,7 @@
 //! checked with every key; Enter goes on only when it is good, Escape goes back and keeps what was typed. What is on the
 //! disk is lost only after `yes` was typed on the page that says what that is.
 
-use crate::answers::{Answers, End, Ipv4, Ipv6, Network, RootLogin};
+use crate::answers::{Answers, End, Network, RootLogin};
 use crate::error::printable;
 use crate::facts::{DiskFacts, MachineFacts};
 use crate::first_boot::settings::{self, Address};
@@ -341,43 +341,11 @@ impl Interview {
     /// The answers, with the hash of the password that was typed. The disk is named by its SCSI ID where it has one.
     #[must_use]
     pub fn answers(&self, hash: String) -> Answers {
-        let mut network = Network {
-            name_servers: settings::addresses(self.text(Page::Dns)).unwrap_or_default(),
-            ..Network::default()
-        };
-        let gateway = self.gateway().ok().flatten();
-        match self.address() {
-            Some(Address {
-                address: std::net::IpAddr::V4(address),
-                prefix,
-            }) => {
-                let gateway = match gateway {
-                    Some(std::net::IpAddr::V4(gateway)) => Some(gateway),
-                    _ => None,
-                };
-                network.ipv4 = Ipv4::Static {
-                    address,
-                    prefix,
-                    gateway,
-                };
-            }
-            Some(Address {
-                address: std::net::IpAddr::V6(address),
-                prefix,
-            }) => {
-                let gateway = match gateway {
-                    Some(std::net::IpAddr::V6(gateway)) => Some(gateway),
-                    _ => None,
-                };
-                network.ipv4 = Ipv4::Off;
-                network.ipv6 = Ipv6::Static {
-                    address,
-                    prefix,
-                    gateway,
-                };
-            }
-            None => {}
-        }
+        let network = Network::with_address(
+            self.address().map(|own| (own.address, own.prefix)),
+            self.gateway().ok().flatten(),
+            settings::addresses(self.text(Page::Dns)).unwrap_or_default(),
+        );
         let mut answers = Answers {
             hostname: Some(self.text(Page::HostName).to_owned()),
             root: RootLogin::Hash(hash),
@@ -443,7 +411,8 @@ impl Interview {
                 "Save the answers",
                 &[
                     "A kickstart file; with it the same installation runs unattended (inst.ks=).",
-                    "It holds the hash of the password, not the password.",
+                    "It holds the hash of the password, not the password. The installed system keeps",
+                    "it as /root/master-target.ks; a file saved here is gone after the restart.",
                 ],
             ),
         };

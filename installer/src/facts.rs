@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Kind, Result};
 use crate::plan::size_text;
+use crate::scsi_ids::{self, Report};
 
 /// Device names that are stacked on others, in memory, or no disks.
 const NOT_A_DISK: [&str; 10] = [
@@ -26,6 +27,8 @@ pub struct MachineFacts {
     pub memory: u64,
     /// Disks, in the order of their controllers and targets where that is known.
     pub disks: Vec<DiskFacts>,
+    /// Whether every SCSI disk but the installation medium shows an ID of its own.
+    pub scsi_ids: Report,
 }
 
 /// What is true of a disk.
@@ -199,9 +202,16 @@ pub fn gather() -> Result<MachineFacts> {
         disks.push(facts);
     }
     disks.sort_by_key(|disk| address_key(disk.address.as_deref()));
+    let mut scsi_ids = scsi_ids::gather(Path::new("/"))?;
+    scsi_ids.disks.retain(|asked| {
+        !disks
+            .iter()
+            .any(|disk| disk.is_medium && disk.kernel_name == asked.kernel_name)
+    });
     Ok(MachineFacts {
         memory: memory(),
         disks,
+        scsi_ids,
     })
 }
 

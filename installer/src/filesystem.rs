@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Makes file systems and swap, and why with these options.
 //!
-//! ext4 without `metadata_csum_seed` and `orphan_file`: the GRUB that has to read it knows neither.
+//! ext4 without `orphan_file`, which the GRUB that has to read it does not know, and with `metadata_csum_seed`, so that a
+//! mounted one can get another UUID ([`crate::renew`]).
 //!
 //! In an image file ext4 is filled by mke2fs itself, without the kernel. mke2fs takes over the time of a file's last
 //! change of status, which is when it was unpacked, and debugfs leaves the time it ran: both are set to the build's own
@@ -83,7 +84,7 @@ pub fn make_ext4(partition: &PlannedPartition, names: &Names, place: Ext4Place<'
             "-m",
             "1",
             "-O",
-            "^metadata_csum_seed,^orphan_file",
+            "metadata_csum_seed,^orphan_file",
         ])
         .args(["-L", &label, "-U", &uuid.to_string()]);
     let blocks = format!("{}k", partition.size / 1024);

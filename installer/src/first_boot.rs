@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::custom_change::changes::{Place, SSH_OPENING, with_block};
 use crate::custom_change::node::Node;
 use crate::error::{Error, Kind, Result};
+use crate::network::resolved_owns;
 
 pub mod environment;
 pub mod settings;
@@ -138,8 +139,7 @@ fn put(root: &Path, settings: &Settings) -> Result<Vec<String>> {
     let mut applied = Vec::new();
     let mut done = |name: &str| applied.push(name.to_owned());
     if let Some(name) = &settings.hostname {
-        put_file(root, "etc/hostname", format!("{name}\n").into_bytes(), 0o644)?;
-        put_hosts(root, name)?;
+        put_hostname(root, name)?;
         done("hostname");
     }
     if settings.address.is_some() || !settings.dns.is_empty() {
@@ -188,6 +188,15 @@ fn put(root: &Path, settings: &Settings) -> Result<Vec<String>> {
         done("retention_disk");
     }
     Ok(applied)
+}
+
+/// Writes the host name, and makes it answer without a network.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn put_hostname(root: &Path, name: &str) -> Result<()> {
+    put_file(root, "etc/hostname", format!("{name}\n").into_bytes(), 0o644)?;
+    put_hosts(root, name)
 }
 
 /// Sets the hash of root's password and leaves everything else of the line.
@@ -245,7 +254,8 @@ pub fn put_network(root: &Path, settings: &Settings) -> Result<()> {
         network_file(settings).into_bytes(),
         0o644,
     )?;
-    if !settings.dns.is_empty() {
+    // systemd-resolved takes them from there, and those of DHCP too; elsewhere the resolver's file is all there is.
+    if !settings.dns.is_empty() && !resolved_owns(root) {
         let text: String = settings
             .dns
             .iter()

@@ -19,6 +19,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::answers::Answers;
+use crate::custom_change::node::Node;
 use crate::error::{Error, Kind, Result, shown};
 
 mod commands;
@@ -77,9 +78,19 @@ pub fn read(path: &Path) -> Result<Answers> {
 /// # Errors
 /// It cannot be read, or is no text.
 pub fn load(path: &Path) -> Result<String> {
-    let size = fs::metadata(path)
-        .map_err(|error| Error::io("read the answers", path, error))?
-        .len();
+    let cannot = |error| {
+        Error::io("read the answers", path, error)
+            .hint("name a kickstart file that is there; paths are taken from the current folder")
+    };
+    let metadata = fs::metadata(path).map_err(cannot)?;
+    if !metadata.is_file() {
+        return Err(Error::new(
+            Kind::Config,
+            format!("cannot read the answers {}: it is no file", shown(path)),
+        )
+        .hint("name the kickstart file itself"));
+    }
+    let size = metadata.len();
     if size > BYTES_MAX {
         return Err(Error::new(
             Kind::Config,
@@ -87,7 +98,7 @@ pub fn load(path: &Path) -> Result<String> {
         )
         .hint("is it a kickstart file?"));
     }
-    let bytes = fs::read(path).map_err(|error| Error::io("read the answers", path, error))?;
+    let bytes = fs::read(path).map_err(cannot)?;
     String::from_utf8(bytes).map_err(|error| {
         Error::new(
             Kind::Config,
@@ -99,6 +110,19 @@ pub fn load(path: &Path) -> Result<String> {
         )
         .hint("is it a kickstart file?")
     })
+}
+
+/// Writes answers as a file that only root may read: it holds the hash of a password.
+///
+/// # Errors
+/// It cannot be written.
+pub fn save(answers: &Answers, path: &Path) -> Result<()> {
+    Node::File {
+        bytes: render(answers).into_bytes(),
+        mode: 0o600,
+        owner: None,
+    }
+    .put(path)
 }
 
 /// Parses answers.

@@ -9,6 +9,8 @@
 //! | [`execute`] | does what the plan says | writes |
 //! | [`boot`], [`configure`], [`filesystem`], [`payload`] | the steps' own knowledge | writes |
 //! | [`unattended`] | the installation from the medium without questions | writes |
+//! | [`ovf_answers`] | answers from the OVF environment | no |
+//! | [`renew`] | new names at the first start of an image | writes |
 //! | [`target`] | the disk or image that is written to | writes |
 //! | [`console`] | asks on the console what no answers file says | no |
 //! | [`status_screen`] | the screen of the installed appliance | no |
@@ -34,8 +36,10 @@ pub mod identity;
 pub mod kickstart;
 pub mod medium;
 pub mod network;
+pub mod ovf_answers;
 pub mod payload;
 pub mod plan;
+pub mod renew;
 pub mod screen;
 pub mod scsi_ids;
 pub mod selftest;

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Network settings as files of systemd-networkd, which the image carries.
 
+use std::fs;
 use std::net::IpAddr;
+use std::path::Path;
 
 use crate::answers::{Card, Ipv4, Ipv6, Network};
 
@@ -108,6 +110,13 @@ fn addresses(network: &Network) -> String {
         text += "DefaultRouteOnDevice=no\n\n[DHCPv4]\nUseGateway=no\nUseRoutes=no\n";
     }
     text
+}
+
+/// Whether systemd-resolved keeps `/etc/resolv.conf`, with the name servers of DHCP as well.
+#[must_use]
+pub fn resolved_owns(root: &Path) -> bool {
+    fs::read_link(root.join("etc/resolv.conf"))
+        .is_ok_and(|target| target.to_string_lossy().contains("run/systemd/resolve/"))
 }
 
 /// Text of `/etc/resolv.conf` where all is known beforehand; with DHCP the answers of the servers are not.

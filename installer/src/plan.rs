@@ -2,7 +2,7 @@
 //! Decides what an installation does: answers and facts in, a plan or a refusal out. Pure.
 //!
 //! Rules, in their order:
-//! 1. The answers must not contradict each other.
+//! 1. The answers must not contradict each other, and on VMware every SCSI disk must show an ID of its own.
 //! 2. The disk is the one that is named, or else the only one there is. A disk that looks like a guest's or holds
 //!    recovery points is taken only when it is named.
 //! 3. It must be a writable disk with blocks of 512 bytes that nobody uses.
@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::answers::{Answers, FileSystem, Role};
 use crate::error::{Error, Kind, Result};
 use crate::facts::{DiskFacts, MachineFacts};
+use crate::scsi_ids::Verdict;
 
 mod layout;
 #[cfg(test)]
@@ -150,6 +151,10 @@ pub fn plan(answers: &Answers, facts: &MachineFacts, place: Place, consent: &Con
     let mut notes = Vec::new();
     let (disk, size) = match place {
         Place::Disk => {
+            facts.scsi_ids.require()?;
+            if facts.scsi_ids.verdict() == Verdict::Warning {
+                notes.push(facts.scsi_ids.screen().trim_end().to_owned());
+            }
             let disk = choose(answers, facts)?;
             fit_for_use(disk)?;
             may_be_lost(disk, answers, consent)?;
@@ -311,7 +316,7 @@ fn fit_for_use(disk: &DiskFacts) -> Result<()> {
     if let Some(why) = &disk.unreadable {
         return refuse(
             format!("what is on it cannot be read: {why}"),
-            "choose another disk",
+            "run it as root; where root cannot read it either the disk is damaged: choose another one",
         );
     }
     Ok(())

@@ -13,7 +13,7 @@ use mt_blockdev::sysfs::{Sysfs, devnode};
 use mt_blockdev::{ioctl, scsi::Designator};
 use serde::Serialize;
 
-use crate::error::{Error, Result, printable};
+use crate::error::{Error, Kind, Result, printable};
 
 /// Peripheral device type of a disk.
 const TYPE_DISK: u8 = 0;
@@ -34,7 +34,7 @@ pub struct Disk {
 }
 
 /// What was found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Who made the machine, as SMBIOS says.
     pub vendor: String,
@@ -82,6 +82,11 @@ pub fn gather(root: &Path) -> Result<Report> {
         let (scsi_id, why) = match asked {
             Ok(page) => identity(&page),
             Err(why) => (None, Some(why)),
+        };
+        // The kernel's translation of ATA says so (libata-scsi.c). No setting gives such a disk a name.
+        let why = match why {
+            Some(_) if node.vendor == "ATA" => Some(ON_SATA.to_owned()),
+            why => why,
         };
         disks.push(Disk {
             kernel_name: name,
@@ -153,6 +158,24 @@ impl Report {
         }
     }
 
+    /// Refuses, with the whole screen, where a setting is missing.
+    ///
+    /// # Errors
+    /// The verdict is [`Verdict::Refused`].
+    pub fn require(&self) -> Result<()> {
+        if self.verdict() != Verdict::Refused {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Disk,
+            format!(
+                "disks of this virtual machine cannot be told apart; nothing was written\n\n{}",
+                self.screen().trim_end()
+            ),
+        )
+        .hint("power it off and set disk.EnableUUID=TRUE, then start the installation again"))
+    }
+
     /// One line for a status screen.
     #[must_use]
     pub fn summary(&self) -> String {
@@ -211,6 +234,9 @@ How, one of these:
 IDs shown by several disks come from clones: attach only one of them.
 Then start it and look again: mt-installer scsi-ids
 ";
+
+/// Why a disk on a SATA controller has no ID, and what to do.
+const ON_SATA: &str = "SATA disk: move it to a SCSI controller";
 
 /// What to do elsewhere.
 const ELSEWHERE: &str = "

@@ -2,11 +2,16 @@
 //! The screen of the installed appliance: what it is, where it is, whether all is well, and a few keys. Pure: facts and
 //! keys in, a screen and a wish out.
 //!
-//! Whoever sits here has not logged in. Without a password of root he may set one, since nobody else could; with one,
-//! everything but a look and a restart goes through the login.
+//! Whoever sits here has not logged in. Without a password of root he may set one and the network, since nobody else
+//! could; with one, everything but a look and a restart asks for it. What it opened is closed again when nobody types.
 
 use crate::error::printable;
+use crate::first_boot::settings::Settings;
 use crate::terminal::{Key, ROWS, cut};
+
+mod network;
+
+pub use network::Form;
 
 /// Shortest password.
 const PASSWORD_MIN: usize = 8;
@@ -28,6 +33,8 @@ pub struct View {
     pub faults: Vec<String>,
     /// Whether root has no password yet.
     pub root_locked: bool,
+    /// The network's settings as they are.
+    pub network: Form,
 }
 
 /// What the agent says.
@@ -52,8 +59,22 @@ pub enum Wish {
     Login,
     /// A restart.
     Reboot,
+    /// To be let in with this password of root; [`Screen::unlock`] has the answer.
+    Unlock(String),
     /// This password for root.
     Password(String),
+    /// These settings for the network.
+    Network(Settings),
+    /// What machines register with.
+    Identity,
+}
+
+/// What root's password opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opens {
+    Password,
+    Network,
+    Identity,
 }
 
 /// Where the screen is.
@@ -63,8 +84,11 @@ enum Mode {
     Status,
     Log(Vec<String>),
     Reboot,
+    Unlock(Opens, String),
     Password(String),
     Again(String, String),
+    Network(Form),
+    Identity(Vec<String>),
 }
 
 /// The screen.
@@ -80,27 +104,78 @@ impl Screen {
         self.mode = Mode::Log(lines);
     }
 
+    /// Shows what machines register with.
+    pub fn show_identity(&mut self, lines: Vec<String>) {
+        self.mode = Mode::Identity(lines);
+    }
+
     /// Tells something below the status.
     pub fn tell(&mut self, text: &str) {
         self.notice = printable(text);
     }
 
+    /// Whether root's password was right; answers what is wanted then.
+    pub fn unlock(&mut self, good: bool, view: &View) -> Wish {
+        let mode = std::mem::take(&mut self.mode);
+        match mode {
+            Mode::Unlock(opens, _) if good => {
+                let (mode, wish) = Self::open(opens, view);
+                self.mode = mode;
+                wish
+            }
+            _ => {
+                self.tell("that is not root's password");
+                Wish::None
+            }
+        }
+    }
+
+    /// Nobody has typed for a while: what was opened is closed.
+    pub fn idle(&mut self) {
+        if !matches!(self.mode, Mode::Log(_)) {
+            self.mode = Mode::Status;
+        }
+        self.notice.clear();
+    }
+
+    fn open(opens: Opens, view: &View) -> (Mode, Wish) {
+        match opens {
+            Opens::Password => (Mode::Password(String::new()), Wish::None),
+            Opens::Network => (Mode::Network(view.network.clone()), Wish::None),
+            Opens::Identity => (Mode::Status, Wish::Identity),
+        }
+    }
+
     /// Takes a key.
     pub fn key(&mut self, key: Key, view: &View) -> Wish {
+        self.notice.clear();
         let mode = std::mem::take(&mut self.mode);
+        let ask = |opens| match view.root_locked {
+            true => Self::open(opens, view),
+            false => (Mode::Unlock(opens, String::new()), Wish::None),
+        };
         let (mode, wish) = match (mode, key) {
             (Mode::Status, Key::Char('l')) => (Mode::Status, Wish::Log),
             (Mode::Status, Key::Char('r')) => (Mode::Reboot, Wish::None),
-            (Mode::Status, Key::Char('p')) if view.root_locked => (Mode::Password(String::new()), Wish::None),
+            (Mode::Status, Key::Char('p')) => ask(Opens::Password),
+            (Mode::Status, Key::Char('n')) => ask(Opens::Network),
+            // Without a password nobody knows whose hands these are.
+            (Mode::Status, Key::Char('i')) if !view.root_locked => ask(Opens::Identity),
             (Mode::Status, Key::Enter) if !view.root_locked => (Mode::Status, Wish::Login),
             (Mode::Reboot, Key::Char('y')) => (Mode::Status, Wish::Reboot),
+            (Mode::Unlock(opens, typed), Key::Enter) => {
+                (Mode::Unlock(opens, String::new()), Wish::Unlock(typed))
+            }
+            (Mode::Unlock(opens, typed), key) => match typing(typed, key) {
+                Some(typed) => (Mode::Unlock(opens, typed), Wish::None),
+                None => (Mode::Status, Wish::None),
+            },
             (Mode::Password(typed), Key::Enter) if typed.len() >= PASSWORD_MIN => {
                 (Mode::Again(typed, String::new()), Wish::None)
             }
             (Mode::Again(first, typed), Key::Enter) if first == typed => {
                 (Mode::Status, Wish::Password(typed))
             }
-            (Mode::Password(typed), Key::Escape) if typed.is_empty() => (Mode::Status, Wish::None),
             (Mode::Password(typed), key) => match typing(typed, key) {
                 Some(typed) => (Mode::Password(typed), Wish::None),
                 None => (Mode::Status, Wish::None),
@@ -108,6 +183,11 @@ impl Screen {
             (Mode::Again(first, typed), key) => match typing(typed, key) {
                 Some(typed) => (Mode::Again(first, typed), Wish::None),
                 None => (Mode::Password(String::new()), Wish::None),
+            },
+            (Mode::Network(form), key) => match form.key(key) {
+                network::Next::Form(form) => (Mode::Network(form), Wish::None),
+                network::Next::Leave => (Mode::Status, Wish::None),
+                network::Next::Apply(settings) => (Mode::Status, Wish::Network(settings)),
             },
             _ => (Mode::Status, Wish::None),
         };
@@ -127,11 +207,24 @@ impl Screen {
                 lines.push(String::new());
                 lines.push("any key: back".to_owned());
             }
+            Mode::Identity(identity) => {
+                lines.extend(identity.iter().cloned());
+                lines.push(String::new());
+                lines.push("any key: back".to_owned());
+            }
             Mode::Reboot => {
                 lines.push("Restart this appliance? Sessions are cut and go on afterwards.".to_owned());
                 lines.push(String::new());
                 lines.push("y restart   any other key: back".to_owned());
             }
+            Mode::Unlock(_, typed) => {
+                lines.push("Root password of this appliance".to_owned());
+                lines.push(String::new());
+                lines.push(format!("  > {}_", "*".repeat(typed.len())));
+                lines.push(String::new());
+                lines.push("Enter on   Escape back".to_owned());
+            }
+            Mode::Network(form) => lines.extend(form.lines()),
             Mode::Password(typed) | Mode::Again(_, typed) => {
                 let again = matches!(self.mode, Mode::Again(..));
                 lines.push(
@@ -195,9 +288,9 @@ impl Screen {
         }
         lines.push(
             if view.root_locked {
-                "p set the root password   l log   r restart"
+                "p set the root password   n network   l log   r restart"
             } else {
-                "Enter log in   l log   r restart"
+                "Enter log in   i identity   n network   p password   l log   r restart"
             }
             .to_owned(),
         );
@@ -219,91 +312,4 @@ fn typing(mut typed: String, key: Key) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::terminal::{COLUMNS, Keys};
-
-    fn view(root_locked: bool) -> View {
-        View {
-            version: "1.2.3".to_owned(),
-            host: "mt1".to_owned(),
-            addresses: vec!["192.0.2.10/24 (ens192)".to_owned()],
-            scsi_ids: "good: 3 SCSI disks, each with its own ID".to_owned(),
-            agent: Ok(Agent {
-                pairs: 2,
-                jobs: 1,
-                alarms: vec!["target disk \x1b[2J is not attached".to_owned()],
-            }),
-            faults: Vec::new(),
-            root_locked,
-        }
-    }
-
-    fn press(screen: &mut Screen, view: &View, bytes: &[u8]) -> Vec<Wish> {
-        let mut keys = Keys::default();
-        let mut all = keys.feed(bytes);
-        all.extend(keys.quiet());
-        all.into_iter()
-            .map(|key| screen.key(key, view))
-            .filter(|wish| *wish != Wish::None)
-            .collect()
-    }
-
-    #[test]
-    fn the_status_is_on_the_screen_and_cannot_steer_it() {
-        let text = Screen::default().text(&view(false));
-        for line in [
-            "name       mt1",
-            "address    192.0.2.10/24 (ens192)",
-            "SCSI IDs   good: 3",
-            "agent      running",
-            "pairs      2, 1 jobs",
-        ] {
-            assert!(text.contains(line), "{line:?} is not in\n{text}");
-        }
-        assert!(!text.contains('\x1b'), "{text}");
-        let mut full = view(true);
-        full.agent = Err("x".repeat(200));
-        full.addresses = vec!["192.0.2.10/24".to_owned(); 40];
-        full.faults = vec!["guestinfo.hostname: wrong".to_owned(); 40];
-        let text = Screen::default().text(&full);
-        assert!(
-            text.lines().count() <= ROWS && text.lines().all(|line| line.len() < COLUMNS),
-            "{text}"
-        );
-        assert!(text.contains("none was applied"), "{text}");
-    }
-
-    #[test]
-    fn a_password_is_set_only_where_there_is_none() {
-        let (mut screen, locked) = (Screen::default(), view(true));
-        assert!(press(&mut screen, &locked, b"pshort\r").is_empty());
-        assert!(
-            screen.text(&locked).contains("! at least 8"),
-            "{}",
-            screen.text(&locked)
-        );
-        assert!(press(&mut screen, &locked, b" enough\rshort enougt\r").is_empty());
-        assert!(!screen.text(&locked).contains("enough"));
-        assert_eq!(
-            press(&mut screen, &locked, b"\x7fh\r"),
-            [Wish::Password("short enough".to_owned())]
-        );
-        let (mut screen, set) = (Screen::default(), view(false));
-        assert!(press(&mut screen, &set, b"p").is_empty());
-        assert_eq!(press(&mut screen, &set, b"\r"), [Wish::Login]);
-        // Nobody logs in where there is no password.
-        assert!(press(&mut Screen::default(), &locked, b"\r").is_empty());
-    }
-
-    #[test]
-    fn a_restart_is_asked_twice() {
-        let (mut screen, view) = (Screen::default(), view(false));
-        assert!(press(&mut screen, &view, b"rn").is_empty());
-        assert!(press(&mut screen, &view, b"y").is_empty());
-        assert_eq!(press(&mut screen, &view, b"ry"), [Wish::Reboot]);
-        assert_eq!(press(&mut screen, &view, b"l"), [Wish::Log]);
-        screen.show_log((0..99).map(|line| format!("line {line}")).collect());
-        assert!(screen.text(&view).contains("line 98") && screen.text(&view).lines().count() <= ROWS);
-    }
-}
+mod tests;

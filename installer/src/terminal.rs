@@ -163,6 +163,11 @@ impl Terminal {
         self.write(&out)
     }
 
+    /// Forgets what is shown, so that the next screen is written anew: others write to a console too.
+    pub fn forget(&mut self) {
+        self.shown.clear();
+    }
+
     /// Clears the screen, for whoever writes to it next.
     ///
     /// # Errors

@@ -10,20 +10,21 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::answers::End;
+use crate::answers::{Answers, End};
 use crate::command::Program;
 use crate::error::{Error, Kind, Result, shown};
 use crate::execute::{Event, Job, execute};
 use crate::facts;
+use crate::first_boot::source;
 use crate::identity::Names;
-use crate::kickstart;
 use crate::medium::{Answers as Found, Facts};
 use crate::payload::Payload;
 use crate::plan::{Consent, Place, plan, size_text};
 use crate::state::StateFile;
+use crate::{kickstart, ovf_answers};
 
-/// Where the answers are found, and put by the questions on a console.
-pub const ANSWERS: &str = "/run/mt/answers/ks.cfg";
+/// Where the answers are found.
+const ANSWERS: &str = "/run/mt/answers/ks.cfg";
 const MEDIUM: &str = "/run/mt/medium/mt";
 const RUN: &str = "/run/mt-installer";
 
@@ -40,7 +41,7 @@ pub enum Outcome {
 ///
 /// # Errors
 /// The folder for the outcome cannot be used.
-pub fn run(facts: &Facts, header: &str) -> Result<Outcome> {
+pub fn run(facts: &mut Facts, header: &dyn Fn(&Facts) -> String) -> Result<Outcome> {
     let folder = Path::new(RUN);
     fs::create_dir_all(folder).map_err(|error| Error::io("create", folder, error))?;
     let path = folder.join("lock");
@@ -61,8 +62,10 @@ pub fn run(facts: &Facts, header: &str) -> Result<Outcome> {
         Err(error) => return Err(Error::io("read", &outcome, error)),
     }
     let mut consoles = Consoles::open(&folder.join("log"));
-    consoles.say(header);
-    let (word, done) = match install(facts, &mut consoles) {
+    // One console at a time asks: the CD is mounted for it.
+    let asked = ask_environment(facts);
+    consoles.say(&header(facts));
+    let (word, done) = match asked.and_then(|()| install(facts, &mut consoles)) {
         Ok(end) => {
             consoles.say("The master target is installed.\n");
             let word = match end {
@@ -73,15 +76,51 @@ pub fn run(facts: &Facts, header: &str) -> Result<Outcome> {
             (word, Outcome::Installed(end))
         }
         Err(error) => {
-            consoles.say(&format!("\nThe installation failed: {error}\n"));
-            if let Some(hint) = error.next_step() {
-                consoles.say(&format!("hint: {hint}\n"));
-            }
+            consoles.say(&failure(&error));
             ("failed", Outcome::Failed)
         }
     };
     fs::write(&outcome, word).map_err(|error| Error::io("write", &outcome, error))?;
     Ok(done)
+}
+
+/// Leaves answers where the installation reads them.
+///
+/// # Errors
+/// They cannot be written.
+pub fn keep(answers: &Answers) -> Result<()> {
+    let file = Path::new(ANSWERS);
+    if let Some(folder) = file.parent() {
+        fs::create_dir_all(folder).map_err(|error| Error::io("create", folder, error))?;
+    }
+    kickstart::save(answers, file)
+}
+
+/// What a console is told of a failure.
+#[must_use]
+pub fn failure(error: &Error) -> String {
+    let hint = error
+        .next_step()
+        .map(|hint| format!("hint: {hint}\n"))
+        .unwrap_or_default();
+    format!("\nThe installation failed: {error}\n{hint}")
+}
+
+/// Takes the answers from the OVF environment, where nobody else gave any.
+fn ask_environment(facts: &mut Facts) -> Result<()> {
+    if facts.answers != Found::None {
+        return Ok(());
+    }
+    let given = source::ask()?;
+    let Some(answers) = ovf_answers::answers(&given.properties, Path::new("/"))? else {
+        return Ok(());
+    };
+    keep(&answers)?;
+    facts.answers = Found::Found {
+        source: format!("the OVF environment ({})", given.sources.join(", ")),
+        lines: kickstart::render(&answers).lines().count(),
+    };
+    Ok(())
 }
 
 fn install(facts: &Facts, consoles: &mut Consoles) -> Result<End> {
@@ -92,7 +131,10 @@ fn install(facts: &Facts, consoles: &mut Consoles) -> Result<End> {
                 Kind::Config,
                 "no answers were found, and an unattended installation asks nothing; nothing was written",
             )
-            .hint("give inst.ks=, put answers on the medium with \"mt-image iso embed-ks\", or attach a volume labelled OEMDRV"));
+            .hint(
+                "give inst.ks=, put answers on the medium with \"mt-image iso embed-ks\", attach a volume labelled \
+                 OEMDRV, or deploy the machine with properties (OVF environment)",
+            ));
         }
         Found::Failed(why) => {
             return Err(Error::new(
@@ -101,7 +143,8 @@ fn install(facts: &Facts, consoles: &mut Consoles) -> Result<End> {
                     "the answers cannot be had: {}; nothing was written",
                     crate::error::printable(why)
                 ),
-            ));
+            )
+            .hint("correct inst.ks= or what it points to, then start again"));
         }
     }
     let answers = kickstart::read(Path::new(ANSWERS))?;

@@ -10,7 +10,9 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::Output;
 
-use common::{Disk, assert_complete, can_install, done, installer, payload, scratch, text};
+use common::{
+    Disk, assert_complete, can_install, done, identities, installer, partitions, payload, scratch, text,
+};
 
 const SIZE: u64 = 6 << 30;
 
@@ -73,6 +75,7 @@ fn loop_killed_at_any_step_the_disk_does_not_boot_or_is_complete() {
     let first = apply(&disk, folder.path(), &payload, None);
     assert!(first.status.success(), "{}", text(&first));
     assert_complete(&disk.file, "a first installation");
+    let first_names = identities(&disk.file);
     let mut whole = 1;
     for cut in CUTS {
         let killed = apply(&disk, folder.path(), &payload, Some(cut));
@@ -92,6 +95,10 @@ fn loop_killed_at_any_step_the_disk_does_not_boot_or_is_complete() {
     let last = apply(&disk, folder.path(), &payload, None);
     assert!(last.status.success(), "{}", text(&last));
     assert_complete(&disk.file, "the run after all cuts");
+    assert!(
+        identities(&disk.file).is_disjoint(&first_names),
+        "every installation has names of its own"
+    );
     let left = done(
         "losetup",
         &["--noheadings", "--output", "NAME", "--associated", &disk.node],
@@ -157,6 +164,106 @@ fn loop_refusals_change_nothing() {
 }
 
 use std::os::unix::fs::OpenOptionsExt as _;
+
+#[test]
+fn loop_disks_that_cannot_carry_the_system_are_refused_and_named() {
+    if !can_install("loop_disks_that_cannot_carry_the_system_are_refused_and_named") {
+        return;
+    }
+    let folder = scratch();
+    let payload = payload(folder.path());
+    let table: [(&[&str], u64, i32, &str); 3] = [
+        (
+            &["--sector-size", "4096"],
+            SIZE,
+            5,
+            "its logical blocks have 4096 bytes",
+        ),
+        (&["--read-only"], SIZE, 5, "it is read-only"),
+        (&[], 2 << 30, 4, "the disk is too small: it has 2.0 GiB"),
+    ];
+    for (options, size, code, says) in table {
+        let disk = Disk::of_kind(folder.path(), size, options);
+        let refused = apply(&disk, folder.path(), &payload, None);
+        assert_eq!(refused.status.code(), Some(code), "{}", text(&refused));
+        for words in [says, "nothing was written", "hint: "] {
+            assert!(text(&refused).contains(words), "{words}: {}", text(&refused));
+        }
+        assert!(
+            disk.read(0, 1 << 20).iter().all(|byte| *byte == 0),
+            "{says}: the disk was written to"
+        );
+    }
+}
+
+/// Beyond 2 TiB a partition table of the BIOS's time ends. What starts the machine must lie before that, the table's copy
+/// lies behind.
+#[test]
+fn loop_a_disk_of_three_tib_is_complete() {
+    if !can_install("loop_a_disk_of_three_tib_is_complete") {
+        return;
+    }
+    let folder = scratch();
+    let payload = payload(folder.path());
+    let disk = Disk::new(folder.path(), 3 << 40);
+    let installed = apply(&disk, folder.path(), &payload, None);
+    assert!(installed.status.success(), "{}", text(&installed));
+    assert_complete(&disk.file, "3 TiB");
+    for (label, start, size) in partitions(&disk.file) {
+        assert!(start + size <= 2 << 40, "{label} ends at {}", start + size);
+    }
+    assert_eq!(disk.read((3 << 40) - 512, 8), b"EFI PART", "the table's copy");
+}
+
+/// A plan is what apply would do: what apply refuses has no plan.
+#[test]
+fn loop_an_image_that_cannot_be_made_has_no_plan() {
+    let folder = scratch();
+    let existing = folder.path().join("there.img");
+    fs::write(&existing, "kept").unwrap();
+    let inside = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let good = "6442450944";
+    let table = [
+        (inside("no/such/folder.img"), good, 2, "there is no folder"),
+        (inside("there.img"), good, 5, "it exists and is kept"),
+        (inside(""), good, 2, "no plain file"),
+        ("/dev/null".to_owned(), good, 2, "a disk is named with --disk"),
+        (inside("new.img"), "0", 4, "too small"),
+        (inside("new.img"), "1073741824", 4, "too small"),
+        (inside("new.img"), "6442450945", 2, "no whole MiB"),
+        (inside("new.img"), "18446744073708503040", 2, "up to 62 TiB"),
+        (inside("new.img"), "-1", 2, "unexpected argument"),
+        (inside("new.img"), "6G", 2, "invalid value"),
+    ];
+    for (image, size, code, says) in table {
+        for verb in [
+            &["plan"][..],
+            &["apply", "--payload", "/nowhere/payload.squashfs"][..],
+        ] {
+            let output = installer()
+                .args(verb)
+                .args(["--image", &image, "--size", size])
+                .output()
+                .unwrap();
+            let said = text(&output);
+            assert_eq!(
+                output.status.code(),
+                Some(code),
+                "{verb:?} {image} {size}: {said}"
+            );
+            assert!(said.contains(says), "{verb:?} {image} {size}: {said}");
+        }
+    }
+    assert_eq!(fs::read(&existing).unwrap(), b"kept");
+    let names: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();
+    assert_eq!(names.len(), 1, "{names:?}");
+    let plan = installer()
+        .args(["plan", "--force", "--size", good, "--image"])
+        .arg(&existing)
+        .output()
+        .unwrap();
+    assert!(plan.status.success(), "{}", text(&plan));
+}
 
 #[test]
 fn loop_an_image_of_the_same_inputs_has_the_same_bytes() {

@@ -16,9 +16,11 @@ use crate::execute::{Event, Job, execute};
 use crate::facts;
 use crate::identity::Names;
 use crate::payload::Payload;
-use crate::plan::{Consent, Place, Plan, plan, size_text};
+use crate::plan::{Consent, MIB, Place, Plan, plan, size_text};
 use crate::state::StateFile;
 
+/// Largest virtual disk of vSphere (configuration maximums: 62 TB, counted in units of 1024).
+const IMAGE_BYTES_MAX: u64 = 62 << 40;
 /// Seconds between two lines of progress where the output is no terminal.
 const LINE_SECONDS: u64 = 5;
 
@@ -39,9 +41,12 @@ pub struct What {
     /// New image file to install into
     #[arg(long, requires = "size")]
     image: Option<PathBuf>,
-    /// Size of the image in bytes
+    /// Size of the image in bytes, whole MiB
     #[arg(long, requires = "image")]
     size: Option<u64>,
+    /// Replace the image if it exists
+    #[arg(long, requires = "image")]
+    force: bool,
     /// Memory to plan for in MiB; without it this machine's
     #[arg(long)]
     memory: Option<u64>,
@@ -67,9 +72,6 @@ pub struct ApplyArguments {
     /// then give the same bytes
     #[arg(long, value_name = "SECONDS", requires = "image")]
     source_date: Option<u64>,
-    /// Replace the image if it exists
-    #[arg(long, requires = "image")]
-    force: bool,
     /// Folder for what is temporary
     #[arg(long, default_value = "/var/tmp")]
     work: PathBuf,
@@ -104,8 +106,8 @@ fn make_plan(what: &What, answers: &mut Answers) -> Result<Plan> {
     let mut facts = match (&what.disk, place) {
         (Some(disk), Place::Disk) if what.any_device => {
             let facts = facts::MachineFacts {
-                memory: 0,
                 disks: vec![facts::of_device(Path::new(disk))?],
+                ..facts::MachineFacts::default()
             };
             answers.storage.disk = facts.disks.first().map(|disk| disk.kernel_name.clone());
             facts
@@ -113,8 +115,11 @@ fn make_plan(what: &What, answers: &mut Answers) -> Result<Plan> {
         (_, Place::Disk) => facts::gather()?,
         (_, Place::Image(_)) => facts::MachineFacts::default(),
     };
+    if let (Some(image), Some(size)) = (&what.image, what.size) {
+        image_can_be_made(image, size, what.force)?;
+    }
     if let Some(mib) = what.memory {
-        facts.memory = mib << 20;
+        facts.memory = mib.saturating_mul(MIB);
     }
     let wipe = match &what.wipe {
         Some(_) if what.any_device && what.wipe == what.disk => answers.storage.disk.clone(),
@@ -125,6 +130,54 @@ fn make_plan(what: &What, answers: &mut Answers) -> Result<Plan> {
         agent: what.agent_tarball.is_some(),
     };
     plan(answers, &facts, place, &consent)
+}
+
+/// Refuses an image that apply could not make, so that a plan of it is never shown.
+fn image_can_be_made(path: &Path, size: u64, force: bool) -> Result<()> {
+    let refuse = |kind, what: String, hint: &str| {
+        Err(Error::new(
+            kind,
+            format!(
+                "will not make the image {}: {what}; nothing was written",
+                shown(path)
+            ),
+        )
+        .hint(hint))
+    };
+    let absolute = std::path::absolute(path).map_err(|error| Error::io("find", path, error))?;
+    let Some(folder) = absolute.parent().filter(|_| absolute.file_name().is_some()) else {
+        return refuse(
+            Kind::Usage,
+            "it is no name of a file".to_owned(),
+            "name a new file",
+        );
+    };
+    if !folder.is_dir() {
+        let what = format!("there is no folder {}", shown(folder));
+        return refuse(Kind::Usage, what, "create the folder first, or correct the path");
+    }
+    match absolute.symlink_metadata() {
+        Ok(found) if !found.is_file() => {
+            let hint = "name a new file; a disk is named with --disk";
+            return refuse(Kind::Usage, "it is there and no plain file".to_owned(), hint);
+        }
+        Ok(_) if !force => {
+            return refuse(
+                Kind::Refused,
+                "it exists and is kept".to_owned(),
+                "give --force to replace it",
+            );
+        }
+        _ => {}
+    }
+    if !size.is_multiple_of(MIB) || size > IMAGE_BYTES_MAX {
+        return refuse(
+            Kind::Usage,
+            format!("{size} bytes are no whole MiB up to 62 TiB, the largest disk of VMware's"),
+            "for 16 GiB give --size 17179869184",
+        );
+    }
+    Ok(())
 }
 
 /// Prints what would be done.
@@ -150,7 +203,7 @@ pub fn run(arguments: &ApplyArguments) -> Result<()> {
         return Err(Error::new(Kind::Usage, format!("{} is no file", shown(tarball))));
     }
     let image = match &what.image {
-        Some(path) => Some(NewImage::create(path, plan.size, arguments.force)?),
+        Some(path) => Some(NewImage::create(path, plan.size)?),
         None => None,
     };
     let (target, names) = match (&image, &plan.disk) {
@@ -206,13 +259,7 @@ struct NewImage {
 }
 
 impl NewImage {
-    fn create(path: &Path, size: u64, force: bool) -> Result<Self> {
-        if path.exists() && !force {
-            return Err(
-                Error::new(Kind::Refused, format!("{} exists and is kept", shown(path)))
-                    .hint("give --force to replace it"),
-            );
-        }
+    fn create(path: &Path, size: u64) -> Result<Self> {
         let path = std::path::absolute(path).map_err(|error| Error::io("find", path, error))?;
         let beside = |ending: &str| {
             let mut name = path.as_os_str().to_owned();

@@ -9,11 +9,12 @@ use sha_crypt::{PasswordHasher, ShaCrypt};
 use super::say;
 use crate::answers::Answers;
 use crate::console::{Interview, Outcome};
-use crate::custom_change::node::Node;
 use crate::error::{Error, Kind, Result, shown};
 use crate::terminal::{Input, Terminal};
 use crate::{facts, kickstart};
 
+/// Longest salt of SHA-crypt.
+const SALT_CHARS: usize = 16;
 /// Nobody at the keys is no reason to end; this only bounds one wait.
 const WAIT_MS: u16 = 60_000;
 /// Where the time zones are.
@@ -33,7 +34,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     drop(terminal);
     match answers {
         Some(answers) => {
-            save(&answers, &arguments.save)?;
+            kickstart::save(&answers, &arguments.save)?;
             say(&format!("saved as {}", shown(&arguments.save)))
         }
         None => say("left without answers; nothing was saved"),
@@ -43,9 +44,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 /// Holds the interview; `None` when it was left.
 ///
 /// # Errors
-/// The console is gone, or the machine's disks cannot be looked at.
+/// The console is gone, or the machine's disks cannot be looked at or told apart.
 pub fn ask(terminal: &mut Terminal) -> Result<Option<Answers>> {
-    let mut interview = Interview::new(&facts::gather()?, zones(Path::new(ZONES)));
+    let facts = facts::gather()?;
+    // Nobody should answer ten questions to hear this at the end.
+    facts.scsi_ids.require()?;
+    let mut interview = Interview::new(&facts, zones(Path::new(ZONES)));
     loop {
         terminal.show(&interview.screen(env!("CARGO_PKG_VERSION")))?;
         let key = match terminal.input(WAIT_MS)? {
@@ -64,7 +68,7 @@ pub fn ask(terminal: &mut Terminal) -> Result<Option<Answers>> {
             Outcome::Install => return Ok(Some(interview.answers(hash(interview.password())?))),
             Outcome::Save(file) => {
                 let answers = interview.answers(hash(interview.password())?);
-                match save(&answers, Path::new(&file)) {
+                match kickstart::save(&answers, Path::new(&file)) {
                     Ok(()) => interview.tell(&format!("saved as {file}")),
                     Err(error) => interview.tell(&format!("NOT saved: {error}")),
                 }
@@ -73,28 +77,26 @@ pub fn ask(terminal: &mut Terminal) -> Result<Option<Answers>> {
     }
 }
 
-/// Writes answers as a kickstart file that only root may read: it holds the hash of a password.
-///
-/// # Errors
-/// It cannot be written.
-pub fn save(answers: &Answers, file: &Path) -> Result<()> {
-    Node::File {
-        bytes: kickstart::render(answers).into_bytes(),
-        mode: 0o600,
-        owner: None,
-    }
-    .put(file)
-}
-
 /// Hash of a password, as /etc/shadow has it.
 ///
 /// # Errors
 /// No salt can be had.
 pub(super) fn hash(password: &str) -> Result<String> {
-    ShaCrypt::default()
+    let hash = ShaCrypt::default()
         .hash_password(password.as_bytes())
-        .map(|hash| hash.as_str().to_owned())
-        .map_err(|error| Error::new(Kind::Unexpected, format!("cannot hash the password: {error}")))
+        .map_err(|error| Error::new(Kind::Unexpected, format!("cannot hash the password: {error}")))?;
+    // crypt(3) takes and repeats 16 characters of the salt, so the system finds no longer one equal to its own.
+    let fields: Vec<&str> = hash.as_str().split('$').collect();
+    match fields.as_slice() {
+        ["", kind, rounds, salt, digest] => {
+            let salt: String = salt.chars().take(SALT_CHARS).collect();
+            Ok(format!("${kind}${rounds}${salt}${digest}"))
+        }
+        _ => Err(Error::new(
+            Kind::Unexpected,
+            "cannot hash the password: the hash has another form than expected",
+        )),
+    }
 }
 
 /// Names of all time zones of the system.
@@ -133,6 +135,12 @@ mod tests {
     fn a_password_becomes_a_hash_that_the_system_reads() {
         let one = hash("secret pass").unwrap();
         assert!(one.starts_with("$6$"), "{one}");
+        // Nobody could log in: the library's salt is longer than crypt(3) knows. Only crypt(3) itself can tell.
+        let crypt = std::process::Command::new("perl")
+            .args(["-e", "print crypt($ARGV[0], $ARGV[1])", "secret pass", &one])
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8_lossy(&crypt.stdout), one);
         assert_ne!(one, hash("secret pass").unwrap(), "each with its own salt");
     }
 

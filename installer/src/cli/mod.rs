@@ -41,7 +41,7 @@ enum Noun {
     #[command(subcommand)]
     CustomChange(custom_change::Verb),
     /// Show the screen of the installed appliance on this console
-    Console,
+    Console(console::Arguments),
     /// Ask on this console what an installation has to know, and save it
     Ask(ask::Arguments),
     /// Answers in kickstart syntax
@@ -82,7 +82,7 @@ pub fn run() -> ExitCode {
     };
     let done = match arguments.noun {
         Noun::CustomChange(verb) => custom_change::run(verb),
-        Noun::Console => console::run(),
+        Noun::Console(arguments) => console::run(&arguments),
         Noun::Ask(arguments) => ask::run(&arguments),
         Noun::Ks(verb) => ks::run(&verb),
         Noun::Plan(what) => apply::show(&what),

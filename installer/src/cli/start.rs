@@ -8,7 +8,7 @@ use super::ask;
 use crate::error::{Error, Kind, Result};
 use crate::medium::Answers;
 use crate::terminal::{Input, Key, Terminal, wait_for_enter};
-use crate::unattended::{self, ANSWERS, Outcome};
+use crate::unattended::{self, Outcome};
 use crate::{medium, screen};
 
 /// Nobody at the keys is no reason to end; this only bounds one wait.
@@ -22,29 +22,33 @@ pub fn run() -> Result<()> {
             return Ok(());
         }
         let mut terminal = Terminal::open()?;
-        let answers = ask::ask(&mut terminal)?;
+        let asked = ask::ask(&mut terminal);
         terminal.clear()?;
-        let Some(answers) = answers else {
-            continue;
+        drop(terminal);
+        let answers = match asked {
+            Ok(Some(answers)) => answers,
+            Ok(None) => continue,
+            Err(error) => {
+                print(&unattended::failure(&error))?;
+                return wait_to_restart();
+            }
         };
-        let file = Path::new(ANSWERS);
-        if let Some(folder) = file.parent() {
-            std::fs::create_dir_all(folder).map_err(|error| Error::io("create", folder, error))?;
-        }
-        ask::save(&answers, file)?;
+        unattended::keep(&answers)?;
         facts.answers = Answers::Found {
             source: "the questions on this console".to_owned(),
             lines: crate::kickstart::render(&answers).lines().count(),
         };
         break;
     }
-    match unattended::run(&facts, &screen::header(version, &facts))? {
+    match unattended::run(&mut facts, &|facts| screen::header(version, facts))? {
         Outcome::Installed(end) => unattended::end_machine(end),
-        Outcome::Failed => {
-            print("Press Enter to restart.\n")?;
-            wait_for_enter()
-        }
+        Outcome::Failed => wait_to_restart(),
     }
+}
+
+fn wait_to_restart() -> Result<()> {
+    print("Press Enter to restart.\n")?;
+    wait_for_enter()
 }
 
 /// Shows the first screen; `true` for the installation, `false` for a restart.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 use super::*;
+use crate::answers::Ipv4;
 use crate::terminal::{COLUMNS, Keys, ROWS};
 
 const GIB: u64 = 1 << 30;
@@ -30,6 +31,7 @@ fn interview() -> Interview {
                 "a partition table with ext4",
             ),
         ],
+        ..MachineFacts::default()
     };
     let zones = ["UTC", "Europe/Berlin", "Europe/Vienna"]
         .map(str::to_owned)
@@ -217,7 +219,11 @@ fn disks_that_cannot_be_used_and_no_disk_at_all_stop_there() {
         (vec![], "there is no disk to install on"),
         (vec![spoilt], "it is read-only"),
     ] {
-        let facts = MachineFacts { memory: GIB, disks };
+        let facts = MachineFacts {
+            memory: GIB,
+            disks,
+            ..MachineFacts::default()
+        };
         let mut asked = Interview::new(&facts, vec!["UTC".to_owned()]);
         type_in(&mut asked, to_disks);
         type_in(&mut asked, "\r\r");
@@ -234,6 +240,7 @@ fn disks_that_cannot_be_used_and_no_disk_at_all_stop_there() {
     let facts = MachineFacts {
         memory: GIB,
         disks: many.collect(),
+        ..MachineFacts::default()
     };
     let mut asked = Interview::new(&facts, vec!["UTC".to_owned()]);
     type_in(&mut asked, to_disks);

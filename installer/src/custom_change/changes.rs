@@ -306,10 +306,17 @@ const UNITS: &[(&str, &str, &str, &[u8])] = &[
         include_bytes!("../../../agent/systemd/master-target-first-boot.service"),
     ),
     (
-        "usr/lib/systemd/system/master-target-console.service",
-        "etc/systemd/system/multi-user.target.wants/master-target-console.service",
-        "/usr/lib/systemd/system/master-target-console.service",
-        include_bytes!("../../../agent/systemd/master-target-console.service"),
+        "usr/lib/systemd/system/master-target-console@.service",
+        "etc/systemd/system/multi-user.target.wants/master-target-console@tty1.service",
+        "/usr/lib/systemd/system/master-target-console@.service",
+        include_bytes!("../../../agent/systemd/master-target-console@.service"),
+    ),
+    (
+        "usr/lib/systemd/system/master-target-login@.service",
+        // By this name systemd starts a login on every serial line that is a console.
+        "etc/systemd/system/serial-getty@.service",
+        "/usr/lib/systemd/system/master-target-console@.service",
+        include_bytes!("../../../agent/systemd/master-target-login@.service"),
     ),
     (
         "usr/lib/systemd/system/master-target-scsi-ids.service",

@@ -6,12 +6,14 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::environment::{self, BYTES_MAX, Properties};
 use super::settings::{KEYS, PREFIX};
 use crate::error::{Error, Kind, Result, shown};
 
+/// VMware's tools.
+const TOOLS: &str = "vmtoolsd";
 /// Longest that VMware's tools may take to answer.
 const TOOLS_PATIENCE: Duration = Duration::from_secs(10);
 /// Where a CD is mounted for the moment.
@@ -34,29 +36,35 @@ pub struct Given {
 /// # Errors
 /// A source has something that cannot be read.
 pub fn ask() -> Result<Given> {
-    let mut given = Given::default();
     let vmware =
         fs::read_to_string("/sys/class/dmi/id/sys_vendor").is_ok_and(|vendor| vendor.starts_with("VMware"));
-    let environment = if vmware {
-        info_get("guestinfo.ovfEnv")
-    } else {
-        None
+    let tools = Path::new(TOOLS);
+    let mut info = |key: &str| {
+        let value = vmware.then(|| info_get(tools, key, TOOLS_PATIENCE));
+        value.flatten()
     };
-    if let Some(text) = environment {
+    collect(&mut info, &from_cd)
+}
+
+/// Puts together what the tools answer for a key and what is on a CD.
+fn collect(
+    info: &mut dyn FnMut(&str) -> Option<String>,
+    cd: &dyn Fn() -> Result<Option<(String, Vec<u8>)>>,
+) -> Result<Given> {
+    let mut given = Given::default();
+    if let Some(text) = info("guestinfo.ovfEnv") {
         given.properties = parsed("guestinfo.ovfEnv", text.as_bytes())?;
         given.sources.push("guestinfo.ovfEnv".to_owned());
-    } else if let Some((device, bytes)) = from_cd()? {
+    } else if let Some((device, bytes)) = cd()? {
         let name = format!("{CD_FILE} on {device}");
         given.properties = parsed(&name, &bytes)?;
         given.sources.push(name);
     }
-    if vmware {
-        for key in KEYS {
-            let name = format!("{PREFIX}{key}");
-            if let Some(value) = info_get(&name) {
-                given.sources.push(name.clone());
-                given.properties.insert(name, value);
-            }
+    for key in KEYS {
+        let name = format!("{PREFIX}{key}");
+        if let Some(value) = info(&name) {
+            given.sources.push(name.clone());
+            given.properties.insert(name, value);
         }
     }
     Ok(given)
@@ -92,9 +100,10 @@ fn bounded(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A value of VMware's; `None` where it is not set or nobody answers.
-fn info_get(key: &str) -> Option<String> {
-    let mut child = Command::new("vmtoolsd")
+/// A value of VMware's; `None` where it is not set, or nobody answers in time.
+fn info_get(tools: &Path, key: &str, patience: Duration) -> Option<String> {
+    let deadline = Instant::now() + patience;
+    let mut child = Command::new(tools)
         .args(["--cmd", &format!("info-get {key}")])
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
@@ -104,23 +113,30 @@ fn info_get(key: &str) -> Option<String> {
         .stderr(Stdio::null())
         .spawn()
         .ok()?;
-    let output = child.stdout.take()?;
+    let output = child.stdout.take();
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         let limit = u64::try_from(BYTES_MAX).unwrap_or(u64::MAX) + 1;
         let mut bytes = Vec::new();
-        let read = output.take(limit).read_to_end(&mut bytes);
+        let read = output.map(|output| output.take(limit).read_to_end(&mut bytes));
         // Whoever has waited long enough is gone.
-        let _ = sender.send(read.map(|_| bytes));
+        let _ = sender.send(read.and_then(std::result::Result::ok).map(|_| bytes));
     });
-    let Ok(Ok(bytes)) = receiver.recv_timeout(TOOLS_PATIENCE) else {
-        let _ = child.kill();
-        let _ = child.wait();
-        return None;
+    let bytes = receiver.recv_timeout(patience).ok().flatten();
+    let ended = loop {
+        match child.try_wait() {
+            Ok(None) if bytes.is_some() && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Ok(Some(ended)) => break ended.success(),
+            _ => {
+                let _ = child.kill();
+                let _ = child.wait();
+                break false;
+            }
+        }
     };
-    if !child.wait().is_ok_and(|ended| ended.success()) {
-        return None;
-    }
+    let bytes = bytes.filter(|_| ended)?;
     let text = String::from_utf8_lossy(&bytes);
     let text = text.trim_end_matches('\n');
     (!text.is_empty()).then(|| text.to_owned())
@@ -180,5 +196,86 @@ impl Drop for Cd {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg(&self.0).stdin(Stdio::null()).status();
         let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "test code")]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    const PATIENT: Duration = Duration::from_secs(60);
+
+    fn environment(value: &str) -> String {
+        format!(
+            "<Environment><PropertySection><Property key=\"guestinfo.hostname\" value=\"{value}\"/>\
+             <Property key=\"guestinfo.timezone\" value=\"UTC\"/></PropertySection></Environment>"
+        )
+    }
+
+    /// Stands for vmtoolsd, where a hypervisor would have to answer the real one.
+    fn tools(script: &str) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vmtoolsd");
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        folder
+    }
+
+    fn said(script: &str, patience: Duration) -> Option<String> {
+        let folder = tools(script);
+        info_get(&folder.path().join("vmtoolsd"), "guestinfo.hostname", patience)
+    }
+
+    #[test]
+    fn the_tools_are_asked_for_one_key_and_may_fail_in_every_way() {
+        let asked = "[ \"$#:$1:$2\" = \"2:--cmd:info-get guestinfo.hostname\" ] && echo mt1";
+        assert_eq!(said(asked, PATIENT).as_deref(), Some("mt1"));
+        // What vmtoolsd says where the key is not set.
+        assert_eq!(said("echo 'No value found' >&2; exit 1", PATIENT), None);
+        assert_eq!(said("echo half; exit 1", PATIENT), None);
+        assert_eq!(said("echo", PATIENT), None);
+        assert_eq!(said("kill -9 $$", PATIENT), None);
+        // It hangs, with its output open and closed.
+        assert_eq!(said("exec sleep 600", Duration::from_millis(200)), None);
+        assert_eq!(said("exec >&-; exec sleep 600", Duration::from_millis(200)), None);
+        assert_eq!(info_get(Path::new("/nonexistent/vmtoolsd"), "x", PATIENT), None);
+        // Without an end: a part is read, which is too long for the parser, and the rest has no reader.
+        let endless = said("yes; exit 0", PATIENT);
+        assert!(endless.is_none_or(|text| parsed("x", text.as_bytes()).is_err()));
+        assert_eq!(said("printf 'a\\377b'", PATIENT).as_deref(), Some("a\u{fffd}b"));
+    }
+
+    #[test]
+    fn the_tools_win_over_a_cd_and_a_single_key_over_both() {
+        let none = || Ok(None);
+        let cd = || Ok(Some(("/dev/sr0".to_owned(), environment("of-cd").into_bytes())));
+        let found = collect(&mut |_| None, &none).unwrap();
+        assert_eq!(found, Given::default());
+
+        let found = collect(&mut |_| None, &cd).unwrap();
+        assert_eq!(found.properties["guestinfo.hostname"], "of-cd");
+        assert_eq!(found.sources, ["ovf-env.xml on /dev/sr0"]);
+
+        let mut whole = |key: &str| (key == "guestinfo.ovfEnv").then(|| environment("of-tools"));
+        let found = collect(&mut whole, &cd).unwrap();
+        assert_eq!(found.properties["guestinfo.hostname"], "of-tools");
+        assert_eq!(found.sources, ["guestinfo.ovfEnv"]);
+
+        let mut single = |key: &str| match key {
+            "guestinfo.ovfEnv" => Some(environment("of-tools")),
+            "guestinfo.hostname" => Some("single".to_owned()),
+            _ => None,
+        };
+        let found = collect(&mut single, &cd).unwrap();
+        assert_eq!(found.properties["guestinfo.hostname"], "single");
+        assert_eq!(found.properties["guestinfo.timezone"], "UTC");
+        assert_eq!(found.sources, ["guestinfo.ovfEnv", "guestinfo.hostname"]);
+
+        let mut damaged = |key: &str| (key == "guestinfo.ovfEnv").then(|| "<Environment".to_owned());
+        let error = collect(&mut damaged, &cd).unwrap_err().to_string();
+        assert!(error.contains("guestinfo.ovfEnv cannot be read"), "{error}");
     }
 }

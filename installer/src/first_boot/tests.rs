@@ -187,3 +187,115 @@ fn dhcp_stays_where_only_name_servers_are_given() {
         "{network}"
     );
 }
+
+/// Documents that a deployment could bring, by accident or on purpose: each is refused as a whole, says so without a
+/// control character of its own, and leaves the system as it was.
+#[test]
+fn bad_documents_are_refused_and_change_nothing() {
+    let long = "x".repeat(10 << 10);
+    let long_address = format!("192.0.2.10/24{long}");
+    for (properties, reason) in [
+        (vec![("hostname", "a&#10;b")], "character 2 is no printable"),
+        (vec![("hostname", "a&#x1b;[2Jb")], "character 2 is no printable"),
+        (vec![("hostname", "a&#127;b")], "character 2 is no printable"),
+        (vec![("hostname", "$(reboot)")], "letters, digits and dashes"),
+        (vec![("hostname", "`reboot`")], "letters, digits and dashes"),
+        (
+            vec![("ntp", "ntp.example.org$(reboot)")],
+            "letters, digits and dashes",
+        ),
+        (vec![("timezone", "$(reboot)")], "is no time zone"),
+        (vec![("ssh_key", "ssh-ed25519 $(reboot)")], "no public key"),
+        (
+            vec![("root_password_hash", "$6$salt$$(reboot)aaaaaaaaaaaaaaaa")],
+            "no password hash",
+        ),
+        (vec![("hostname", long.as_str())], "the value has 10240 bytes"),
+        (
+            vec![("address", long_address.as_str())],
+            "the value has 10253 bytes",
+        ),
+        (
+            vec![("hostname", "a"), ("hostname", "b")],
+            "\"guestinfo.hostname\" is given twice",
+        ),
+        (
+            vec![("hostname", "a"), ("hostname", "a")],
+            "\"guestinfo.hostname\" is given twice",
+        ),
+        (
+            vec![("address", "192.0.2.10/24"), ("gateway", "192.0.3.1")],
+            "not in the net",
+        ),
+        (
+            vec![("gateway", "192.0.2.1"), ("hostname", "mt1")],
+            "without guestinfo.address",
+        ),
+        (
+            vec![("address", "192.0.2.10/24"), ("dns", "192.0.2.53,192.0.2.10")],
+            "own address",
+        ),
+        (vec![("hostname", "a&b;")], "cannot be read"),
+    ] {
+        let root = system();
+        let before = tree(root.path());
+        let list: String = properties
+            .iter()
+            .map(|(key, value)| format!("<Property key=\"guestinfo.{key}\" value=\"{value}\"/>"))
+            .collect();
+        let text = format!("<Environment><PropertySection>{list}</PropertySection></Environment>");
+        let file = root.path().join("ovf-env.xml");
+        fs::write(&file, text).unwrap();
+        let report = match source::from_file(&file) {
+            Ok(given) => apply(root.path(), &given, DATE).unwrap(),
+            Err(fault) => refuse(root.path(), &fault, DATE).unwrap(),
+        };
+        assert_eq!(report.state, State::Refused, "{properties:?}");
+        assert!(
+            report.faults[0].contains(reason),
+            "{reason:?}: {:?}",
+            report.faults
+        );
+        assert!(
+            !report.faults.iter().any(|fault| fault.contains('\x1b')),
+            "{:?}",
+            report.faults
+        );
+        fs::remove_file(&file).unwrap();
+        fs::remove_dir_all(root.path().join("var")).unwrap();
+        assert_eq!(tree(root.path()), before, "{properties:?}");
+    }
+}
+
+/// Every file below a folder with its content.
+fn tree(folder: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut open = vec![folder.to_owned()];
+    while let Some(path) = open.pop() {
+        if path.is_symlink() {
+            found.push((
+                path.clone(),
+                fs::read_link(&path)
+                    .unwrap()
+                    .into_os_string()
+                    .into_encoded_bytes(),
+            ));
+        } else if path.is_dir() {
+            open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else {
+            found.push((path.clone(), fs::read(&path).unwrap()));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn name_servers_go_to_systemd_resolved_where_it_keeps_the_file() {
+    let root = system();
+    let link = root.path().join("etc/resolv.conf");
+    symlink("/run/systemd/resolve/resolv.conf", &link).unwrap();
+    apply(root.path(), &given(&[("dns", "192.0.2.53")]), DATE).unwrap();
+    assert!(link.is_symlink());
+    assert!(text(root.path(), "etc/systemd/network/50-mt-0.network").contains("DNS=192.0.2.53"));
+}

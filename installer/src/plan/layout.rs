@@ -56,7 +56,7 @@ fn usual(disk_mib: u64, memory: u64) -> Vec<Part> {
         options: None,
     };
     let mount = |path: &str| Role::Mount(path.to_owned());
-    let crash = (memory / MIB).min(disk_mib / 3).max(CRASH_MIB_MIN);
+    let crash = memory.div_ceil(MIB).min(disk_mib / 3).max(CRASH_MIB_MIN);
     vec![
         part(Role::BiosBoot, FileSystem::None, 1, false),
         part(Role::Esp, FileSystem::Vfat, ESP_MIB, false),

@@ -24,6 +24,7 @@ fn machine(disks: Vec<DiskFacts>) -> MachineFacts {
     MachineFacts {
         memory: 4 * GIB,
         disks,
+        ..MachineFacts::default()
     }
 }
 
@@ -168,6 +169,66 @@ fn refusals_say_why_and_what_to_do() {
 }
 
 #[test]
+fn disks_that_cannot_be_told_apart_stop_the_installation_on_vmware_and_warn_elsewhere() {
+    use crate::scsi_ids::{Disk, Report};
+    let asked = |name: &str, id: Option<&str>| Disk {
+        kernel_name: name.to_owned(),
+        address: "2:0:1:0".to_owned(),
+        size: 16 * GIB,
+        scsi_id: id.map(|id| mt_blockdev::scsi::ScsiId::parse(id).expect("an ID")),
+        why: id.is_none().then(|| "VPD page 0x83 is empty".to_owned()),
+    };
+    let with = |vendor: &str, disks: Vec<Disk>| {
+        let mut facts = machine(vec![disk("sda", Some(A))]);
+        facts.scsi_ids = Report {
+            vendor: vendor.to_owned(),
+            disks,
+        };
+        facts
+    };
+    let doubts = [
+        (
+            vec![asked("sda", Some(A)), asked("sdb", None)],
+            "  sdb    at 2:0:1:0        16 GiB  VPD page 0x83 is empty",
+        ),
+        (
+            vec![asked("sda", Some(A)), asked("sdb", Some(A))],
+            "is shown by sda, sdb",
+        ),
+    ];
+    for (disks, says) in doubts {
+        let facts = with("VMware, Inc.", disks.clone());
+        let error = on(&named(A), &facts).expect_err(says);
+        assert_eq!(error.kind, Kind::Disk, "{error}");
+        for words in [
+            says,
+            "disk.EnableUUID = TRUE",
+            "vSphere client: Edit settings",
+            "govc vm.change",
+            "mt-image vmx enable-uuid",
+            "nothing was written",
+        ] {
+            assert!(error.to_string().contains(words), "{words:?} is not in {error}");
+        }
+        let plan = on(&named(A), &with("QEMU", disks)).expect("a warning");
+        assert!(plan.text().contains(says), "{}", plan.text());
+        assert!(!plan.text().contains("EnableUUID"), "{}", plan.text());
+    }
+    let good = with("VMware, Inc.", vec![asked("sda", Some(A)), asked("sdb", Some(B))]);
+    assert!(on(&named(A), &good).expect("a plan").notes.is_empty());
+    let into_image = plan(
+        &Answers::default(),
+        &with("VMware, Inc.", vec![asked("sda", None)]),
+        Place::Image(16 * GIB),
+        &Consent::default(),
+    );
+    assert!(
+        into_image.is_ok(),
+        "an image is made without this machine's disks"
+    );
+}
+
+#[test]
 fn consent_for_another_disk_is_none() {
     let mut holder = disk("sda", Some(A));
     holder.is_empty = false;
@@ -209,7 +270,8 @@ fn the_usual_partitions_follow_each_other_within_the_disk() {
         let mut one = disk("sda", Some(A));
         one.size = gib * GIB;
         let mut facts = machine(vec![one]);
-        facts.memory = memory * GIB;
+        // As the kernel tells it: no whole number of MiB.
+        facts.memory = memory * GIB - 4096;
         let plan = on(&Answers::default(), &facts).unwrap();
         let mut at = MIB;
         for partition in &plan.partitions {
@@ -221,6 +283,8 @@ fn the_usual_partitions_follow_each_other_within_the_disk() {
         let root = plan.mounted_at("/").unwrap();
         assert!(root.start + root.size <= 2 << 40);
         let crash = plan.mounted_at("/var/crash").unwrap();
+        // A third of the disk is the most it gets; where that is enough nothing is to be said.
+        assert_eq!(plan.notes.is_empty(), memory * 3 <= gib, "{:?}", plan.notes);
         assert!(
             crash.size >= (memory * GIB).min(plan.size / 3 / MIB * MIB),
             "{gib} GiB disk, {memory} GiB memory: {}",

@@ -7,6 +7,7 @@
     reason = "test code; not every suite uses all of it"
 )]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -24,6 +25,25 @@ pub fn skip(test: &str, reason: &str) {
         std::env::var_os("MT_PROMISED").is_none_or(|value| value != "1"),
         "{test} was promised here and cannot run: {reason}"
     );
+}
+
+/// The installation medium that the run tests, where the programs for starting it are there; says why not otherwise.
+pub fn medium(test: &str, programs: &[&str]) -> Option<PathBuf> {
+    let missing = programs
+        .iter()
+        .find(|program| !Path::new("/usr/bin").join(program).is_file());
+    if let Some(program) = missing {
+        skip(test, &format!("there is no {program}"));
+        return None;
+    }
+    let iso = std::env::var_os("MT_ISO").map(PathBuf::from);
+    if iso.is_none() {
+        skip(
+            test,
+            "MT_ISO names no installation medium; scripts/test builds one",
+        );
+    }
+    iso
 }
 
 /// Files of the distribution that a payload is made of.
@@ -204,11 +224,15 @@ pub struct Disk {
 
 impl Disk {
     pub fn new(folder: &Path, size: u64) -> Self {
+        Self::of_kind(folder, size, &[])
+    }
+
+    /// A disk with more options of losetup: read-only, or with other blocks.
+    pub fn of_kind(folder: &Path, size: u64, options: &[&str]) -> Self {
         let file = folder.join("disk.img");
         fs::File::create(&file).unwrap().set_len(size).unwrap();
-        let node = done("losetup", &["--find", "--show", file.to_str().unwrap()])
-            .trim()
-            .to_owned();
+        let words = [&["--find", "--show"], options, &[file.to_str().unwrap()]].concat();
+        let node = done("losetup", &words).trim().to_owned();
         Self { file, node }
     }
 
@@ -247,6 +271,31 @@ pub fn partitions(file: &Path) -> Vec<(String, u64, u64)> {
             )
         })
         .collect()
+}
+
+/// All names by which the disk, its partitions and its file systems could be taken for those of another disk.
+pub fn identities(file: &Path) -> BTreeSet<String> {
+    let name = file.to_str().unwrap();
+    let json: serde_json::Value = serde_json::from_str(&done("sfdisk", &["--json", name])).unwrap();
+    let table = &json["partitiontable"];
+    let mut found = BTreeSet::from([table["id"].as_str().unwrap().to_owned()]);
+    for part in table["partitions"].as_array().unwrap() {
+        found.insert(part["uuid"].as_str().unwrap().to_owned());
+    }
+    for (label, start, size) in partitions(file) {
+        if label != "mt-biosboot" {
+            let (start, size) = (start.to_string(), size.to_string());
+            let words = ["--probe", "--offset", &start, "--size", &size];
+            let only = ["--output", "value", "--match-tag", "UUID", name];
+            found.insert(done("blkid", &[&words[..], &only].concat()));
+        }
+    }
+    assert_eq!(
+        found.len(),
+        12,
+        "a disk, six partitions, five contents: {found:?}"
+    );
+    found
 }
 
 /// Asserts that everything is there and whole; says what is not.
