@@ -75,8 +75,10 @@ const FILES: &[(&str, u32, &[u8])] = files! {
         "../../agent/systemd/master-target-firewall.service";
     "system/usr/lib/systemd/system/master-target-first-boot.service", 0o644,
         "../../agent/systemd/master-target-first-boot.service";
-    "system/usr/lib/systemd/system/master-target-console.service", 0o644,
-        "../../agent/systemd/master-target-console.service";
+    "system/usr/lib/systemd/system/master-target-console@.service", 0o644,
+        "../../agent/systemd/master-target-console@.service";
+    "system/usr/lib/systemd/system/master-target-login@.service", 0o644,
+        "../../agent/systemd/master-target-login@.service";
     "system/usr/lib/systemd/system/master-target-scsi-ids.service", 0o644,
         "../../agent/systemd/master-target-scsi-ids.service";
     "system/usr/lib/systemd/system/master-target.service", 0o644, "../../agent/systemd/master-target.service";

@@ -194,7 +194,13 @@ impl Program {
     /// Sorts a failure by who has to act.
     fn explain(&self, said: &str, message: &str) -> Error {
         let any = |needles: &[&str]| needles.iter().any(|needle| said.contains(needle));
-        if any(&["No space left on device", "Write failed because No space"]) {
+        if any(&[
+            "No space left on device",
+            "Write failed because No space",
+            // dnf counts before it begins, and rpm says it again.
+            "more space needed on the",
+            "Disk Requirements",
+        ]) {
             return Error::new(Kind::Unexpected, message)
                 .hint("free space, or name other folders with --work and --out");
         }

@@ -70,17 +70,44 @@ impl Error {
     /// Makes the error of a failed system call on a path.
     pub fn io(attempt: &str, path: &Path, source: std::io::Error) -> Self {
         let message = format!("cannot {attempt} {}: {source}", shown(path));
+        use std::io::ErrorKind as Found;
         let hint = match source.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                Some("free space there, or name another folder with --out or --work".to_owned())
+            Found::StorageFull | Found::QuotaExceeded => {
+                "free space there, or name another folder with --out or --work"
             }
-            _ => None,
+            Found::NotFound => "check the path; is the folder above it there?",
+            Found::PermissionDenied => "run this as a user who may do that, or as root",
+            Found::NotADirectory => "a part of the path is a file: check the path",
+            Found::IsADirectory => "name a file in that folder",
+            Found::AlreadyExists => "remove it, choose another name, or give --force",
+            Found::ReadOnlyFilesystem => "name a folder on a file system that can be written",
+            Found::CrossesDevices => "name folders on one file system",
+            _ => "the kernel's log (dmesg) may say more of the disk or the file system below that path",
         };
         Self {
             kind: Kind::Unexpected,
             message,
-            hint,
+            hint: Some(hint.to_owned()),
             source: Some(source),
+        }
+    }
+
+    /// Makes the error of a file that was named on the command line and cannot be read: [`Kind::Usage`] where another
+    /// name or another user would mend it.
+    pub fn input(attempt: &str, path: &Path, source: std::io::Error) -> Self {
+        use std::io::ErrorKind as Found;
+        let kind = match source.kind() {
+            Found::NotFound
+            | Found::PermissionDenied
+            | Found::NotADirectory
+            | Found::IsADirectory
+            | Found::InvalidFilename
+            | Found::InvalidInput => Kind::Usage,
+            _ => Kind::Unexpected,
+        };
+        Self {
+            kind,
+            ..Self::io(attempt, path, source)
         }
     }
 
@@ -103,11 +130,42 @@ impl Error {
 #[must_use]
 pub fn shown(path: &Path) -> String {
     let text = path.to_string_lossy();
-    if text.chars().any(char::is_control) {
+    if text.chars().any(acts_on_terminal) {
         format!("{text:?}")
     } else {
         text.into_owned()
     }
+}
+
+/// Whether a terminal does something on this character other than showing it: control characters, and the marks that turn
+/// the direction of writing, with which a text can be made to read as another.
+fn acts_on_terminal(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+fn escaped(text: &str, kept: &[char]) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        if acts_on_terminal(c) && !kept.contains(&c) {
+            safe.extend(c.escape_default());
+        } else {
+            safe.push(c);
+        }
+    }
+    safe
+}
+
+/// A text of one line, as it is safe to show on a terminal.
+#[must_use]
+pub fn line_shown(text: &str) -> String {
+    escaped(text, &[])
+}
+
+/// A text of several lines, as it is safe to show on a terminal.
+#[must_use]
+pub fn lines_shown(text: &str) -> String {
+    escaped(text, &['\n', '\t'])
 }
 
 /// A fault found in a file that was examined.
@@ -124,9 +182,11 @@ pub struct Fault {
 
 impl std::fmt::Display for Fault {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The text may quote the file, which is anybody's.
+        let text = line_shown(&self.text);
         match self.offset {
-            Some(offset) => write!(formatter, "{}: at offset {offset:#x}: {}", self.code, self.text),
-            None => write!(formatter, "{}: {}", self.code, self.text),
+            Some(offset) => write!(formatter, "{}: at offset {offset:#x}: {text}", self.code),
+            None => write!(formatter, "{}: {text}", self.code),
         }
     }
 }

@@ -39,6 +39,10 @@ const ESP: &str = "esp.img";
 const HYBRID: &str = "hybrid.img";
 const MADE: &str = "made.iso";
 const ESP_KIB: u64 = 10_240;
+/// What the CentOS family's signed GRUB reads beside itself. Debian's does not: it was built to look for the medium.
+const ESP_MENU: &str = "search --no-floppy --file --set=root /mt/payload.sha256\n\
+                        set prefix=($root)/boot/grub\n\
+                        configfile $prefix/grub.cfg\n";
 const ESP_TYPE: &str = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B";
 
 /// What a medium is made of.
@@ -214,14 +218,17 @@ fn make_esp(boot: &Path, scratch: &Path, source_date: u64) -> Result<()> {
         .args(["-i", ESP, "::/EFI", "::/EFI/BOOT"])
         .env("SOURCE_DATE_EPOCH", &date)
         .run()?;
+    let menu = scratch.join("esp-grub.cfg");
+    fs::write(&menu, ESP_MENU).map_err(|error| Error::io("write", &menu, error))?;
     for (from, to) in [
-        ("shimx64.efi.signed", "BOOTX64.EFI"),
-        ("gcdx64.efi.signed", "grubx64.efi"),
-        ("mmx64.efi.signed", "mmx64.efi"),
+        (boot.join("shimx64.efi.signed"), "BOOTX64.EFI"),
+        (boot.join("gcdx64.efi.signed"), "grubx64.efi"),
+        (boot.join("mmx64.efi.signed"), "mmx64.efi"),
+        (menu, "grub.cfg"),
     ] {
         // A copy with the build's own time, which mcopy -m then takes over.
         let dated = scratch.join(to);
-        fs::copy(boot.join(from), &dated).map_err(|error| Error::io("copy", &boot.join(from), error))?;
+        fs::copy(&from, &dated).map_err(|error| Error::io("copy", &from, error))?;
         let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(source_date);
         let file = fs::File::options()
             .write(true)

@@ -49,7 +49,7 @@ impl Unpublished {
     /// Begins a file that is to be called `target`.
     ///
     /// # Errors
-    /// The target exists and is to be kept, has no file name, or its folder cannot be written.
+    /// The target exists and is to be kept or is no regular file, has no file name, or its folder cannot be written.
     pub fn create(target: &Path, existing: Existing) -> Result<Self> {
         refuse_existing(target, existing)?;
         let folder = match target.parent() {
@@ -57,10 +57,8 @@ impl Unpublished {
             _ => PathBuf::from("."),
         };
         if target.file_name().is_none() {
-            return Err(Error::new(
-                Kind::Usage,
-                format!("{} is no file name", shown(target)),
-            ));
+            let text = format!("{} is no file name", shown(target));
+            return Err(Error::new(Kind::Usage, text).hint("name the file to make"));
         }
         let nameless = OpenOptions::new()
             .read(true)
@@ -83,7 +81,7 @@ impl Unpublished {
                     .map_err(|error| Error::io("create a file in", &folder, error))?;
                 Place::Named(named)
             }
-            Err(error) => return Err(Error::io("create a file in", &folder, error)),
+            Err(error) => return Err(Error::input("create a file in", &folder, error)),
         };
         Ok(Self {
             place,
@@ -133,17 +131,47 @@ impl Unpublished {
     }
 }
 
-/// Refuses when `target` exists and is to be kept. For a check before hours of work.
+/// Refuses when `target` exists and is to be kept, or is anything but a regular file: a new file would take the name of a
+/// device, and its node would be gone. For a check before hours of work.
 ///
 /// # Errors
 /// See there.
 pub fn refuse_existing(target: &Path, existing: Existing) -> Result<()> {
-    if existing == Existing::Keep && target.symlink_metadata().is_ok() {
+    let Ok(found) = target.symlink_metadata() else {
+        return Ok(());
+    };
+    if !found.is_file() {
+        let text = format!(
+            "{} exists and is no regular file; nothing was written",
+            shown(target)
+        );
+        return Err(Error::new(Kind::Refused, text).hint("choose another name for the new file"));
+    }
+    if existing == Existing::Keep {
         return Err(Error::new(
             Kind::Refused,
             format!("{} exists already; nothing was written", shown(target)),
         )
         .hint("remove it, choose another name, or give --force"));
+    }
+    Ok(())
+}
+
+/// Refuses to put a file in the place of what it is made from, `--force` or not.
+///
+/// # Errors
+/// See there.
+pub fn refuse_same(input: &Path, output: &Path) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    if let (Ok(one), Ok(other)) = (input.metadata(), output.metadata())
+        && (one.dev(), one.ino()) == (other.dev(), other.ino())
+    {
+        let text = format!(
+            "{} is what {} is to be made from; nothing was written",
+            shown(output),
+            shown(output)
+        );
+        return Err(Error::new(Kind::Refused, text).hint("choose another name for the new file"));
     }
     Ok(())
 }

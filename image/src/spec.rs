@@ -57,8 +57,13 @@ pub struct ImageSpec {
 /// # Errors
 /// [`Kind::Config`] with file, line and reason.
 pub fn load(path: &Path) -> Result<ImageSpec> {
-    let text =
-        std::fs::read_to_string(path).map_err(|error| Error::io("read the image spec", path, error))?;
+    let text = std::fs::read_to_string(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::InvalidData => {
+            let text = format!("image spec {}: it is no text in UTF-8", shown(path));
+            Error::new(Kind::Config, text).hint("image/specs/debian.toml is a complete example")
+        }
+        _ => Error::input("read the image spec", path, error),
+    })?;
     parse(&text).map_err(|fault| {
         let message = match fault.line {
             Some(line) => format!("image spec {}: line {line}: {}", shown(path), fault.text),

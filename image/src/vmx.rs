@@ -150,7 +150,9 @@ fn setting(line: &[u8]) -> Option<(&[u8], &[u8])> {
 /// # Errors
 /// It cannot be read, or is none ([`Kind::Refused`]).
 pub fn load(path: &Path) -> Result<VmxFile> {
-    let metadata = path.metadata().map_err(|error| Error::io("read", path, error))?;
+    let metadata = path
+        .metadata()
+        .map_err(|error| Error::input("read", path, error))?;
     let refuse = |reason: String| {
         Error::new(
             Kind::Refused,
@@ -164,7 +166,7 @@ pub fn load(path: &Path) -> Result<VmxFile> {
     if !metadata.is_file() || metadata.len() > VMX_SIZE_MAX {
         return Err(refuse(format!("it is no file of at most {VMX_SIZE_MAX} bytes")));
     }
-    let bytes = std::fs::read(path).map_err(|error| Error::io("read", path, error))?;
+    let bytes = std::fs::read(path).map_err(|error| Error::input("read", path, error))?;
     VmxFile::parse(bytes).map_err(refuse)
 }
 
@@ -180,7 +182,7 @@ pub fn enable_uuid(path: &Path) -> Result<bool> {
     // A link would be replaced by a file; what it points to is what is meant.
     let path = &path
         .canonicalize()
-        .map_err(|error| Error::io("find", path, error))?;
+        .map_err(|error| Error::input("find", path, error))?;
     let old = load(path)?;
     if old.enable_uuid() == EnableUuid::On {
         return Ok(false);

@@ -39,13 +39,8 @@ impl WorkFolder {
             .permissions(std::fs::Permissions::from_mode(0o700))
             .tempdir_in(&parent)
             .map_err(|error| Error::io("create a work folder in", &parent, error))?;
-        let program = std::env::current_exe().map_err(|error| {
-            Error::new(
-                Kind::Unexpected,
-                format!("cannot find this program's file: {error}"),
-            )
-        })?;
-        let janitor = Command::new(program)
+        // This very program, also where its file was replaced since it started, as by an upgrade.
+        let janitor = Command::new("/proc/self/exe")
             .arg(JANITOR_VERB)
             .arg(folder.path())
             .stdin(Stdio::piped())

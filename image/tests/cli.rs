@@ -74,3 +74,257 @@ fn files_that_are_no_files_are_refused() {
         assert_eq!(refused.status.code(), Some(2), "{verb:?}: {}", text(&refused));
     }
 }
+
+/// A file that is not there, a folder, a part of the path that is a file: the operator's own mistake, told with what to do.
+#[test]
+fn wrong_paths_are_usage_errors_with_a_hint() {
+    let folder = tempfile::tempdir().unwrap();
+    let there = folder.path().join("there");
+    std::fs::write(&there, "x").unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (missing, below) = (at("missing"), at("there/below"));
+    let (out, nowhere) = (at("out"), at("no/folder/out"));
+    for bad in [missing.as_str(), below.as_str()] {
+        for words in [
+            &["vmdk", "check", bad][..],
+            &["vmdk", "inspect", bad],
+            &["vmdk", "extract", bad, &out],
+            &["vmdk", "write", bad, &out],
+            &["ova", "verify", bad],
+            &["ova", "inspect", bad],
+            &["ova", "build", "--spec", DEBIAN, "--disk", bad, "--out", &out],
+            &["ova", "build", "--spec", bad, "--disk", bad, "--out", &out],
+            &["vmx", "check", bad],
+            &["vmx", "enable-uuid", bad],
+            &["iso", "verify", bad],
+            &["spec", "check", bad],
+            &["plan", "--spec", bad],
+        ] {
+            let refused = mt_image(words);
+            let said = text(&refused);
+            assert_eq!(refused.status.code(), Some(2), "{words:?}: {said}");
+            assert!(
+                said.contains(bad) && said.contains("\nhint: "),
+                "{words:?}: {said}"
+            );
+        }
+    }
+    let there = there.to_str().unwrap();
+    let refused = mt_image(&["vmdk", "write", there, &nowhere]);
+    assert_eq!(refused.status.code(), Some(2), "{}", text(&refused));
+    assert!(
+        text(&refused).contains("hint: check the path"),
+        "{}",
+        text(&refused)
+    );
+    assert!(!std::path::Path::new(&out).exists());
+}
+
+/// A pipe would be waited for, and the new file would take the place of the one it is made from.
+#[test]
+fn odd_inputs_are_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (pipe, raw, noise, spec) = (at("pipe"), at("raw"), at("noise"), at("spec.toml"));
+    std::fs::copy(DEBIAN, &spec).unwrap();
+    nix::unistd::mkfifo(pipe.as_str(), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    std::fs::write(&raw, vec![7u8; 200_000]).unwrap();
+    std::fs::write(
+        &noise,
+        (0..100_000u32)
+            .map(|at| 128 | (at % 127) as u8)
+            .collect::<Vec<u8>>(),
+    )
+    .unwrap();
+    for (words, code, says) in [
+        (
+            &["vmdk", "check", &pipe][..],
+            2,
+            "neither a file nor a block device",
+        ),
+        (&["ova", "verify", &pipe], 2, "neither a file nor a block device"),
+        (&["iso", "verify", &pipe], 2, "neither a file nor a block device"),
+        (
+            &["vmdk", "write", &pipe, &raw],
+            2,
+            "neither a file nor a block device",
+        ),
+        (
+            &["vmdk", "write", "--force", &raw, &raw],
+            5,
+            "nothing was written",
+        ),
+        (
+            &["vmdk", "extract", "--force", &raw, &raw],
+            5,
+            "nothing was written",
+        ),
+        (
+            &["vmdk", "write", "--force", &raw, &pipe],
+            5,
+            "exists and is no regular file",
+        ),
+        (
+            &[
+                "ova", "build", "--force", "--spec", DEBIAN, "--disk", &raw, "--out", &raw,
+            ],
+            5,
+            "nothing was written",
+        ),
+        (
+            &[
+                "ova", "build", "--force", "--spec", &spec, "--disk", &raw, "--out", &spec,
+            ],
+            5,
+            "is what",
+        ),
+        (&["spec", "check", &noise], 3, "no text in UTF-8"),
+        (&["ova", "verify", &noise], 9, "holds no number"),
+        (&["plan", "--spec", DEBIAN, "--version", "1<\"&;"], 2, "--version"),
+        (
+            &["plan", "--spec", DEBIAN, "--vmx", "99"],
+            2,
+            "hardware.vmx: is 99",
+        ),
+        (&["build", "--spec", DEBIAN, "--out", &noise], 2, "is no folder"),
+        (
+            &["build", "--spec", DEBIAN, "--work", &format!("{noise}/x")],
+            2,
+            "is no folder",
+        ),
+    ] {
+        let output = mt_image(words);
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {said}");
+        assert!(
+            said.contains(says) && said.contains("hint: "),
+            "{words:?}: {said}"
+        );
+    }
+    assert_eq!(std::fs::read(&raw).unwrap(), vec![7u8; 200_000]);
+}
+
+/// Names and texts of a hostile file are shown, and do nothing to the terminal: neither in words nor as JSON.
+#[test]
+fn what_a_hostile_file_says_is_escaped() {
+    let folder = tempfile::tempdir().unwrap();
+    let ova = folder.path().join("hostile.ova");
+    let evil = "\u{1b}]0;owned\u{7}\u{9b}2J\u{202e}";
+    let descriptor = format!(
+        "<?xml version=\"1.0\"?><Envelope xmlns=\"http://schemas.dmtf.org/ovf/envelope/1\" \
+         xmlns:ovf=\"http://schemas.dmtf.org/ovf/envelope/1\"><References><File ovf:id=\"a\" \
+         ovf:href=\"x{evil}\"/></References><VirtualSystem ovf:id=\"x\"><Name>name{evil}\nmachine   good</Name>\
+         <VirtualHardwareSection ovf:transport=\"t{evil}\"><System></System></VirtualHardwareSection>\
+         </VirtualSystem></Envelope>"
+    );
+    let mut builder = tar::Builder::new(std::fs::File::create(&ova).unwrap());
+    for (name, bytes) in [
+        (format!("a{evil}.ovf"), descriptor.as_bytes()),
+        (
+            format!("b{evil}.mf"),
+            format!("SHA256({evil})= {evil}\n").as_bytes(),
+        ),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, name, bytes).unwrap();
+    }
+    builder.into_inner().unwrap();
+    let ova = ova.to_str().unwrap();
+    for words in [
+        &["ova", "verify", ova][..],
+        &["ova", "inspect", ova],
+        &["ova", "verify", "--json", ova],
+        &["ova", "inspect", "--json", ova],
+    ] {
+        let output = mt_image(words);
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(
+            said.contains("owned"),
+            "{words:?}: the text is not shown at all: {said}"
+        );
+        let acts =
+            |c: &char| c.is_control() && *c != '\n' || matches!(c, '\u{202e}') && !words.contains(&"--json");
+        assert_eq!(said.chars().find(acts), None, "{words:?}: {said:?}");
+        assert!(
+            !said.contains("\nmachine   good"),
+            "a line of the file passes for one of ours: {said}"
+        );
+    }
+}
+
+#[test]
+fn reading_commands_speak_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let vmx = folder.path().join("vm.vmx");
+    std::fs::write(&vmx, "config.version = \"8\"\nvirtualHW.version = \"13\"\n").unwrap();
+    for (words, code, key) in [
+        (&["spec", "check", "--json", DEBIAN][..], 0, "packages"),
+        (&["plan", "--json", "--spec", DEBIAN], 0, "steps"),
+        (
+            &["vmx", "check", "--json", vmx.to_str().unwrap()],
+            9,
+            "enable_uuid",
+        ),
+    ] {
+        let output = mt_image(words);
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {}", text(&output));
+        let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(document["schema"], 1, "{words:?}");
+        assert!(!document[key].is_null(), "{words:?}: {document}");
+    }
+}
+
+/// Disk full while a disk is compressed, packed, or taken out again: told as that, and nothing is left.
+#[test]
+fn without_space_no_file_is_left() {
+    if !common::require_root() || !common::require(&["unshare", "sh"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (raw, vmdk, little) = (path("disk.raw"), path("disk.vmdk"), path("little space"));
+    common::sample_disk(std::path::Path::new(&raw), 60);
+    std::fs::create_dir(&little).unwrap();
+    let size = mt_image_ok(&["vmdk", "write", &raw, &vmdk]);
+    assert!(size.contains("grains"), "{size}");
+    let whole = std::fs::metadata(&vmdk).unwrap().len();
+    let target = format!("{little}/out");
+    // Within the compression; and with space for the disk, not for the tar beside it.
+    for (kib, words) in [
+        (256, &["vmdk", "write", &raw, &target][..]),
+        (256, &["vmdk", "extract", &vmdk, &target]),
+        (
+            256,
+            &["ova", "build", "--spec", DEBIAN, "--disk", &raw, "--out", &target],
+        ),
+        (
+            whole / 1024 * 3 / 2,
+            &["ova", "build", "--spec", DEBIAN, "--disk", &raw, "--out", &target],
+        ),
+    ] {
+        let script = format!(
+            "mount -t tmpfs -o size={kib}k tmpfs \"$0\" && \"$@\"; code=$?; echo \"left: $(ls -A \"$0\")\"; exit $code"
+        );
+        let output = std::process::Command::new("unshare")
+            .args([
+                "--mount",
+                "sh",
+                "-c",
+                &script,
+                &little,
+                env!("CARGO_BIN_EXE_mt-image"),
+            ])
+            .args(words)
+            .output()
+            .unwrap();
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {said}");
+        assert!(said.contains("left: \n"), "{words:?}: {said}");
+        assert!(
+            said.contains("No space left on device") && said.contains("hint: free space"),
+            "{words:?}: {said}"
+        );
+    }
+}

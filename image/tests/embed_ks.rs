@@ -20,8 +20,14 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// A medium with the label and the one file by which ours are known.
+/// A medium with the label and the one file by which ours are known, sealed.
 fn small_medium(folder: &Path, label: &str) -> PathBuf {
+    let iso = unsealed_medium(folder, label);
+    mt_image::iso::seal::apply(&iso).unwrap();
+    iso
+}
+
+fn unsealed_medium(folder: &Path, label: &str) -> PathBuf {
     let tree = folder.join("tree");
     fs::create_dir_all(tree.join("mt")).unwrap();
     fs::write(tree.join("mt/payload.sha256"), "ab\n").unwrap();
@@ -68,8 +74,12 @@ fn the_same_answers_give_the_same_bytes_under_any_name() {
     for path in [&one, &two] {
         mt_image_ok(&["iso", "verify", path.to_str().unwrap()]);
     }
+    let elsewhere = tempfile::tempdir().unwrap();
+    let iso = unsealed_medium(elsewhere.path(), "MASTER_TARGET");
     let unsealed = mt_image(&["iso", "verify", iso.to_str().unwrap()]);
     assert_eq!(unsealed.status.code(), Some(9), "{}", text(&unsealed));
+    let refused = embed(&iso, &answers, &elsewhere.path().join("made.iso"));
+    assert_eq!(refused.status.code(), Some(9), "{}", text(&refused));
     let back = folder.path().join("back.ks");
     let arguments = ["-osirrox", "on", "-indev"].map(Path::new);
     let rest = [Path::new("-extract"), Path::new("/mt/inst.ks"), &back];
@@ -113,7 +123,7 @@ fn other_files_are_refused_and_nothing_is_left() {
         ),
         (&iso, &empty, 3, "is no kickstart file: 0 bytes"),
         (&iso, &zeros, 3, "is no kickstart file"),
-        (&folder.path().join("none"), &answers, 1, "No such file"),
+        (&folder.path().join("none"), &answers, 2, "none: No such file"),
     ];
     for (iso, answers, code, said) in cases {
         let output = embed(iso, answers, &out);
@@ -132,6 +142,30 @@ fn other_files_are_refused_and_nothing_is_left() {
     let first = fs::read(&out).unwrap();
     assert_eq!(embed(&iso, &answers, &out).status.code(), Some(5));
     assert!(fs::read(&out).unwrap() == first, "an existing file was changed");
+    for input in [&iso, &answers] {
+        let before = fs::read(input).unwrap();
+        let words = [&iso, &answers, input].map(|path| path.to_str().unwrap());
+        let output = mt_image(&[
+            "iso", "embed-ks", words[0], words[1], "--out", words[2], "--force",
+        ]);
+        assert_eq!(output.status.code(), Some(5), "{}", text(&output));
+        assert!(fs::read(input).unwrap() == before, "an input was replaced");
+    }
+    // One bit, where no other check looks.
+    let file = fs::File::options().read(true).write(true).open(&iso).unwrap();
+    let at = file.metadata().unwrap().len() - 2000;
+    let mut byte = [0u8; 1];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+    let made = folder.path().join("damaged.iso");
+    let output = embed(&iso, &answers, &made);
+    assert_eq!(output.status.code(), Some(9), "{}", text(&output));
+    assert!(
+        text(&output).contains("it was damaged or changed"),
+        "{}",
+        text(&output)
+    );
+    assert!(!made.exists());
 }
 
 #[test]

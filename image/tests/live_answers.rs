@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -103,4 +105,94 @@ fn what_cannot_be_had_is_an_error_and_never_other_answers() {
 fn no_answers_are_no_error() {
     let live = Live::new();
     assert_eq!(live.find("mt.mode=install"), (Ok(String::new()), None));
+}
+
+/// A volume on a loop device.
+struct Volume {
+    node: String,
+}
+
+impl Volume {
+    /// Makes a volume of a kind with the answers in `ks.cfg` and in `deep/b.ks`.
+    fn new(folder: &Path, kind: &str, label: &str) -> Self {
+        let image = folder.join(format!("{label}.{kind}"));
+        let tree = folder.join(format!("{label}.tree"));
+        fs::create_dir_all(tree.join("deep")).unwrap();
+        fs::write(tree.join("ks.cfg"), format!("# {label}\n")).unwrap();
+        fs::write(tree.join("deep/b.ks"), "# deep\n").unwrap();
+        let done = |program: &str, words: &[&str]| {
+            let paths: Vec<&Path> = words.iter().map(Path::new).collect();
+            let output = common::run(program, &paths);
+            assert!(output.status.success(), "{program}: {}", common::text(&output));
+            String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        };
+        let (file, tree) = (image.to_str().unwrap(), tree.to_str().unwrap());
+        if kind != "iso" {
+            fs::File::create(&image).unwrap().set_len(8 << 20).unwrap();
+        }
+        match kind {
+            "iso" => {
+                let words = format!("-as mkisofs -quiet -r -J -V {label} -o {file} {tree}");
+                done("xorriso", &words.split(' ').collect::<Vec<_>>());
+            }
+            "vfat" => {
+                done("mkfs.vfat", &["-n", label, file]);
+                for name in ["ks.cfg", "deep"] {
+                    done("mcopy", &["-s", "-i", file, &format!("{tree}/{name}"), "::/"]);
+                }
+            }
+            _ => {
+                done(
+                    "mke2fs",
+                    &["-q", "-F", "-t", "ext4", "-L", label, "-d", tree, file],
+                );
+            }
+        }
+        let node = done("losetup", &["--find", "--show", "--read-only", file]);
+        Self { node }
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        let words = ["--detach", &self.node].map(Path::new);
+        common::run("losetup", &words);
+    }
+}
+
+#[test]
+fn loop_volumes_that_cannot_be_meant_are_told_and_never_read() {
+    if !common::require(&["xorriso", "mkfs.vfat", "mcopy", "mke2fs", "losetup", "blkid"])
+        || !common::require_root()
+    {
+        return;
+    }
+    let [first, second] = [(), ()].map(|()| tempfile::tempdir().unwrap());
+    let ext = Volume::new(first.path(), "ext4", "MTEXT");
+    for name in ["LABEL=MTEXT", &ext.node, ext.node.trim_start_matches("/dev/")] {
+        let live = Live::new();
+        let (error, text) = live.find(&format!("inst.ks=hd:{name}:/ks.cfg"));
+        let expected = format!(
+            "hd:{name}:/ks.cfg: {} holds \"ext4\"; answers are read from iso9660 and vfat only",
+            ext.node
+        );
+        assert_eq!((error, text), (Err(expected), None));
+    }
+    let live = Live::new();
+    let error = live.find(&format!("inst.ks=hd:{}", ext.node)).0.unwrap_err();
+    assert!(
+        error.contains("not understood; known are cdrom:/FILE, hd:DEVICE:/FILE"),
+        "{error}"
+    );
+
+    let one = Volume::new(first.path(), "vfat", "OEMDRV");
+    let two = Volume::new(second.path(), "iso", "OEMDRV");
+    let live = Live::new();
+    let (error, text) = live.find("");
+    let error = error.unwrap_err();
+    assert!(error.contains("OEMDRV: 2 volumes have this label"), "{error}");
+    for volume in [one, two] {
+        assert!(error.contains(&volume.node), "{error}");
+    }
+    assert_eq!(text, None);
 }

@@ -185,7 +185,7 @@ fn a_missing_overlay_is_told() {
             .replace("/overlay\"", "/none\"")
     });
     let output = lab.build();
-    expect(&output, 1, &["cannot find rootfs.overlay of the spec"]);
+    expect(&output, 3, &["rootfs.overlay of the spec names", "hint: "]);
     assert!(lab.left().is_empty(), "{:?}", lab.left());
 }
 

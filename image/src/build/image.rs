@@ -13,9 +13,10 @@ use crate::command;
 use crate::error::{Error, Kind, Result, shown};
 use crate::iso::{self, IsoParts, sha256_of};
 use crate::publish::{Existing, Unpublished, refuse_existing};
-use crate::rootfs::debian;
+use crate::rootfs::{debian, el};
 use crate::sbom::cyclonedx::{self, Crate, crates_of};
 use crate::sbom::{Lock, spdx};
+use crate::spec::Base;
 use crate::work::WorkFolder;
 
 /// What to build, and where.
@@ -84,12 +85,17 @@ impl Request {
     pub fn plan(&self) -> Vec<String> {
         let spec = &self.inputs.spec;
         let artefacts = self.artefacts();
-        let from: Vec<&str> = spec.rootfs.sources.iter().map(String::as_str).collect();
+        let repositories = spec.rootfs.repositories.iter().map(|one| one.baseurl.as_str());
+        let sources = spec.rootfs.sources.iter().map(String::as_str);
+        let from: Vec<&str> = sources.chain(repositories).collect();
+        let release = match spec.rootfs.base {
+            Base::Debian => format!("Debian {}", spec.rootfs.release),
+            Base::El => format!("the CentOS family's release {}", spec.rootfs.release),
+        };
         let mut steps = vec![
             format!(
-                "install {} packages of {} and what they depend on",
-                spec.rootfs.packages.len(),
-                spec.rootfs.release
+                "install {} packages of {release} and what they depend on",
+                spec.rootfs.packages.len()
             ),
             format!("  from {}", from.join("; ")),
             match &self.pinned {
@@ -176,7 +182,11 @@ impl Artefacts {
 /// See [`stage::prepare`].
 pub fn prepare(request: &Request, say: &dyn Fn(&str)) -> Result<Stage> {
     command::require_root("building an image")?;
-    command::require(&[debian::PROGRAMS, stage::PROGRAMS, iso::PROGRAMS].concat())?;
+    let base = match request.inputs.spec.rootfs.base {
+        Base::Debian => debian::PROGRAMS,
+        Base::El => el::PROGRAMS,
+    };
+    command::require(&[base, stage::PROGRAMS, iso::PROGRAMS].concat())?;
     stage::prepare(&request.inputs, &request.work, say)
 }
 
@@ -191,6 +201,8 @@ pub fn build(request: &Request, say: &dyn Fn(&str)) -> Result<Vec<PathBuf>> {
     for path in &all {
         refuse_existing(path, request.existing)?;
     }
+    refuse_no_folder("--out", &request.out)?;
+    refuse_no_folder("--work", &request.work)?;
     let crates = match &request.crates {
         Some(path) => read_crates(path)?,
         None => Vec::new(),
@@ -224,6 +236,25 @@ pub fn build(request: &Request, say: &dyn Fn(&str)) -> Result<Vec<PathBuf>> {
         stage::forget(&request.work)?;
     }
     Ok(all)
+}
+
+/// Refuses, before any work, a folder that cannot be made because something above it or in its place is none.
+fn refuse_no_folder(option: &str, path: &Path) -> Result<()> {
+    let there = path.ancestors().find_map(|part| {
+        let part = if part.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            part
+        };
+        part.metadata().ok().map(|metadata| (part, metadata.is_dir()))
+    });
+    match there {
+        Some((part, false)) => {
+            let text = format!("{option} {}: {} is no folder", shown(path), shown(part));
+            Err(Error::new(Kind::Usage, text).hint("name a folder that is there or can be made"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Reads what cargo says of the workspace; its `Cargo.lock` lies in the workspace's folder.

@@ -16,7 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::manifest::{Algorithm, Digester, Digests, Signer, line};
 use crate::ova::{Part, write};
 use crate::ovf::{OvfDisk, render};
-use crate::publish::{Existing, Unpublished};
+use crate::publish::{Existing, Unpublished, refuse_same};
 use crate::spec::{ImageSpec, Manifest};
 use crate::vmdk::GRAIN_SIZE_U64;
 use crate::vmdk::descriptor::TOOLS_VERSION_UNKNOWN;
@@ -53,8 +53,8 @@ pub struct OvaOutcome {
 /// # Errors
 /// Reading or writing failed, or `out` exists and is to be kept. Nothing is left behind then.
 pub fn build(spec: &ImageSpec, disk: &Path, out: &Path, options: &OvaOptions) -> Result<OvaOutcome> {
-    let raw = File::open(disk).map_err(|error| Error::io("open the disk", disk, error))?;
-    let raw_size = crate::cli::size_of(&raw, disk)?;
+    let (raw, raw_size) = crate::cli::open_input(disk)?;
+    refuse_same(disk, out)?;
     let published = Unpublished::create(out, options.existing)?;
     let base = format!("{}-{}", spec.name, spec.version);
     let [ovf_name, manifest_name, certificate_name, disk_name] =

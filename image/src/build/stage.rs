@@ -13,7 +13,7 @@ use crate::error::{Error, Kind, Result, shown};
 use crate::iso::sha256_of;
 use crate::publish::Existing;
 use crate::rootfs::mirror::HostApt;
-use crate::rootfs::{Package, debian, tidy};
+use crate::rootfs::{Package, debian, el, tidy};
 use crate::spec::{Base, ImageSpec};
 use crate::work::WorkFolder;
 
@@ -73,9 +73,10 @@ impl Inputs {
             .parent()
             .unwrap_or(Path::new("."))
             .join(&self.spec.rootfs.overlay);
-        folder
-            .canonicalize()
-            .map_err(|error| Error::io("find rootfs.overlay of the spec,", &folder, error))
+        folder.canonicalize().map_err(|error| {
+            let text = format!("rootfs.overlay of the spec names {}: {error}", shown(&folder));
+            Error::new(Kind::Config, text).hint("the folder is looked for beside the spec")
+        })
     }
 
     /// Refuses unless the programs are there.
@@ -134,20 +135,24 @@ pub fn prepare(inputs: &Inputs, work: &Path, say: &dyn Fn(&str)) -> Result<Stage
     fs::create_dir_all(work).map_err(|error| Error::io("create", work, error))?;
     // First, since it finds missing files before anything is fetched.
     let own_key = inputs.key()?;
-    let base = match inputs.spec.rootfs.base {
-        Base::Debian => debian_base(inputs, work, say)?,
+    let scratch = WorkFolder::create(work)?;
+    let (key, packages) = match inputs.spec.rootfs.base {
+        Base::Debian => {
+            let base = debian_base(inputs, work, scratch.path(), say)?;
+            (base.key, Packages::Debian(base.path))
+        }
         Base::El => {
-            let text = "images of base el cannot be built yet: only their packages can be installed";
-            return Err(Error::new(Kind::Config, text).hint("use a spec of base debian"));
+            let root = scratch.path().join(ROOT);
+            let chosen = el::choose(&inputs.spec, scratch.path(), &root, say)?;
+            (chosen.key.clone(), Packages::El(Box::new(chosen)))
         }
     };
-    let path = work.join(format!("stage-{own_key}-{}", base.key));
+    let path = work.join(format!("stage-{own_key}-{key}"));
     let resumed = path.is_dir();
     if resumed {
         say(&format!("root file system: taken from {}", shown(&path)));
     } else {
-        let scratch = WorkFolder::create(work)?;
-        let made = make(inputs, &base.path, scratch.path(), say)?;
+        let made = make(inputs, &packages, scratch.path(), say)?;
         fs::rename(&made, &path).map_err(|error| Error::io("keep the stage as", &path, error))?;
     }
     let list = path.join("packages.json");
@@ -162,6 +167,17 @@ pub fn prepare(inputs: &Inputs, work: &Path, say: &dyn Fn(&str)) -> Result<Stage
     })
 }
 
+/// The root file system's folder in the scratch folder.
+const ROOT: &str = "root";
+
+/// Packages of a root file system that is to be made.
+enum Packages {
+    /// Installed into a tar file.
+    Debian(PathBuf),
+    /// Chosen only.
+    El(Box<el::Chosen>),
+}
+
 /// Packages, installed into a tar file.
 struct BaseTar {
     key: String,
@@ -169,17 +185,16 @@ struct BaseTar {
 }
 
 /// Finds or makes the tar file of packages. It becomes visible by a rename, so one that is there is whole.
-fn debian_base(inputs: &Inputs, work: &Path, say: &dyn Fn(&str)) -> Result<BaseTar> {
+fn debian_base(inputs: &Inputs, work: &Path, scratch: &Path, say: &dyn Fn(&str)) -> Result<BaseTar> {
     let host = HostApt::read()?;
-    let scratch = WorkFolder::create(work)?;
-    let key = debian::base_key(&inputs.spec, &host, scratch.path())?;
+    let key = debian::base_key(&inputs.spec, &host, scratch)?;
     let path = work.join(format!("base-{key}.tar"));
     if path.is_file() {
         say(&format!("packages: taken from {}", shown(&path)));
     } else {
         say("packages: fetching and installing");
-        let made = scratch.path().join("base.tar");
-        debian::install(&inputs.spec, &host, scratch.path(), &made)?;
+        let made = scratch.join("base.tar");
+        debian::install(&inputs.spec, &host, scratch, &made)?;
         fs::rename(&made, &path).map_err(|error| Error::io("keep the packages as", &path, error))?;
     }
     Ok(BaseTar { key, path })
@@ -206,29 +221,49 @@ pub fn forget(work: &Path) -> Result<()> {
         };
         removed.map_err(|error| Error::io("remove", &path, error))?;
     }
-    // The folder itself too, unless it holds anything of somebody else.
+    // The folder itself too, unless it holds anything of somebody else, or a file system is mounted there.
+    use std::io::ErrorKind as Found;
     match fs::remove_dir(work) {
-        Err(error) if error.kind() != std::io::ErrorKind::DirectoryNotEmpty => {
+        Err(error) if !matches!(error.kind(), Found::DirectoryNotEmpty | Found::ResourceBusy) => {
             Err(Error::io("remove", work, error))
         }
         _ => Ok(()),
     }
 }
 
-fn make(inputs: &Inputs, base: &Path, scratch: &Path, say: &dyn Fn(&str)) -> Result<PathBuf> {
-    let (spec, root, stage) = (&inputs.spec, scratch.join("root"), scratch.join("stage"));
+fn make(inputs: &Inputs, packages: &Packages, scratch: &Path, say: &dyn Fn(&str)) -> Result<PathBuf> {
+    let (spec, root, stage) = (&inputs.spec, scratch.join(ROOT), scratch.join("stage"));
     // The agent is not among them: the custom-change step of the installation puts it there, from its tarball.
     let files: [(&Path, &str); 1] = [(&inputs.installer, "usr/sbin/mt-installer")];
     say("root file system: making it of the packages");
-    let parts = debian::Parts {
-        spec,
-        overlay: &inputs.overlay()?,
-        files: &files,
+    let overlay = &inputs.overlay()?;
+    let (packages, version) = match packages {
+        Packages::Debian(base) => {
+            let parts = debian::Parts {
+                spec,
+                overlay,
+                files: &files,
+            };
+            (debian::build(&parts, base, &root)?, tidy::kernel_version(&root)?)
+        }
+        Packages::El(chosen) => {
+            let parts = el::Parts {
+                spec,
+                overlay,
+                files: &files,
+                bootable: true,
+            };
+            (el::build(&parts, chosen, &root, say)?, el::kernel_version(&root)?)
+        }
     };
-    let packages = debian::build(&parts, base, &root)?;
+    // Made for this build host: another system's libraries may be older.
+    in_root(&root, spec.source_date, "mt-installer", &["--version"]).map_err(|error| {
+        let text = format!("the installer does not run in the root file system of the image: {error}");
+        Error::new(Kind::Config, text)
+            .hint("build the programs on a system that is no newer than the image's")
+    })?;
     let boot = stage.join("boot");
     fs::create_dir_all(boot.join("i386-pc")).map_err(|error| Error::io("create", &boot, error))?;
-    let version = tidy::kernel_version(&root)?;
     let list: &[(String, &str)] = &[
         (format!("boot/vmlinuz-{version}"), "vmlinuz"),
         (format!("boot/initrd.img-{version}"), "initrd.img"),
@@ -245,14 +280,9 @@ fn make(inputs: &Inputs, base: &Path, scratch: &Path, say: &dyn Fn(&str)) -> Res
             "boot/gcdx64.efi.signed",
         ),
         (
-            "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed".to_owned(),
-            "boot/grubx64.efi.signed",
-        ),
-        (
             "usr/lib/grub/i386-pc/boot_hybrid.img".to_owned(),
             "boot/boot_hybrid.img",
         ),
-        ("usr/lib/grub/i386-pc/boot.img".to_owned(), "boot/boot.img"),
     ];
     for (from, to) in list {
         let from = root.join(from);
@@ -285,7 +315,7 @@ fn make(inputs: &Inputs, base: &Path, scratch: &Path, say: &dyn Fn(&str)) -> Res
     Program::new("mksquashfs")
         .folder(scratch)
         .args([
-            "root",
+            ROOT,
             "stage/payload.squashfs",
             "-noappend",
             "-no-progress",

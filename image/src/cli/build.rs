@@ -4,11 +4,11 @@
 use std::path::PathBuf;
 
 use super::ova::BuildOptions;
-use super::say;
 use super::vmdk::existing;
+use super::{say, say_json, say_line};
 use crate::build::image::{self, DiskFrom, Pinned, Request};
 use crate::build::stage::Inputs;
-use crate::error::{Error, Kind, Result, shown};
+use crate::error::{Error, Kind, Result, lines_shown, shown};
 
 /// What the three verbs share.
 #[derive(Debug, clap::Args)]
@@ -110,8 +110,8 @@ fn program(named: Option<PathBuf>, name: &str) -> Result<PathBuf> {
     Ok(own.with_file_name(name))
 }
 
-fn progress(text: &str) {
-    eprintln!("{text}");
+pub fn progress(text: &str) {
+    eprintln!("{}", lines_shown(text));
 }
 
 pub fn build(arguments: Arguments) -> Result<()> {
@@ -119,8 +119,22 @@ pub fn build(arguments: Arguments) -> Result<()> {
     made.iter().try_for_each(|path| say(&shown(path)))
 }
 
-pub fn plan(arguments: Arguments) -> Result<()> {
-    arguments.request()?.plan().iter().try_for_each(|step| say(step))
+/// Arguments of `plan`: those of `build`, and how to print it.
+#[derive(Debug, clap::Args)]
+pub struct PlanArguments {
+    #[command(flatten)]
+    build: Arguments,
+    /// Print the steps as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn plan(arguments: PlanArguments) -> Result<()> {
+    let steps = arguments.build.request()?.plan();
+    if arguments.json {
+        return say_json(&serde_json::json!({ "steps": steps }));
+    }
+    steps.iter().try_for_each(|step| say_line(step))
 }
 
 pub fn lock(arguments: Arguments) -> Result<()> {

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `mt-image iso embed-ks|verify`.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
-use super::vmdk::{existing, size_of};
+use super::vmdk::{existing, open_input};
 use super::{judge, say, say_json};
-use crate::error::{Error, Fault, Result, shown};
+use crate::error::{Fault, Result, shown};
 use crate::iso::embed::embed_kickstart;
 use crate::iso::seal;
 
@@ -61,9 +60,8 @@ fn verify(iso: &Path, json: bool) -> Result<()> {
         size: u64,
         faults: Vec<Fault>,
     }
-    let file = File::open(iso).map_err(|error| Error::io("open", iso, error))?;
     let report = Report {
-        size: size_of(&file, iso)?,
+        size: open_input(iso)?.1,
         faults: seal::verify(iso)?,
     };
     if json {

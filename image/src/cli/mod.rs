@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::error::{Error, Fault, Kind, Result};
+use crate::error::{Error, Fault, Kind, Result, line_shown, lines_shown};
 
 mod agent_tarball;
 mod build;
@@ -16,7 +16,7 @@ mod spec;
 mod vmdk;
 mod vmx;
 
-pub(crate) use vmdk::{size_of, write_error};
+pub(crate) use vmdk::{open_input, write_error};
 
 /// Version of every JSON document this program prints.
 pub const JSON_SCHEMA: u32 = 1;
@@ -37,10 +37,10 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Noun {
-    /// Build the ISO from a spec
+    /// Build ISO and OVA from a spec
     Build(build::Arguments),
     /// Print what build would do
-    Plan(build::Arguments),
+    Plan(build::PlanArguments),
     /// Renew the lock file of a spec's packages
     Lock(build::Arguments),
     /// Install the packages of an el spec into a folder
@@ -101,17 +101,26 @@ pub fn run() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("mt-image: {error}");
+            eprintln!("mt-image: {}", lines_shown(&error.to_string()));
             if let Some(hint) = error.next_step() {
-                eprintln!("hint: {hint}");
+                eprintln!("hint: {}", lines_shown(hint));
             }
             ExitCode::from(error.kind.exit_code())
         }
     }
 }
 
-/// Prints a line, and takes a closed pipe (`| head`) as the reader's wish.
+/// Prints a text, and takes a closed pipe (`| head`) as the reader's wish.
 fn say(text: &str) -> Result<()> {
+    print(&lines_shown(text))
+}
+
+/// Prints what a file of somebody's says as one line, so that it cannot look like lines of ours.
+fn say_line(text: &str) -> Result<()> {
+    print(&line_shown(text))
+}
+
+fn print(text: &str) -> Result<()> {
     use std::io::Write;
     match writeln!(std::io::stdout().lock(), "{text}") {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::new(
@@ -134,7 +143,15 @@ fn say_json<T: serde::Serialize>(value: &T) -> Result<()> {
         value,
     })
     .map_err(|error| Error::new(Kind::Unexpected, format!("cannot render JSON: {error}")))?;
-    say(&text)
+    // JSON itself escapes what is below space only; in its strings any character may be written this way.
+    let safe: String = text
+        .chars()
+        .map(|c| match c {
+            '\u{7f}'..='\u{9f}' => format!("\\u{:04x}", u32::from(c)),
+            _ => c.to_string(),
+        })
+        .collect();
+    print(&safe)
 }
 
 /// Ends a check: faults on standard output, and the exit code that says there were some.
@@ -149,5 +166,6 @@ fn judge(what: &str, faults: &[Fault]) -> Result<()> {
             faults.len(),
             if faults.len() == 1 { "fault" } else { "faults" }
         ),
-    ))
+    )
+    .hint("take the file from its maker again, or build it anew; --json lists the faults for programs"))
 }

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `mt-image ova build|inspect|verify`.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
-use super::vmdk::{default_threads, existing, size_of};
-use super::{judge, say, say_json};
+use super::vmdk::{default_threads, existing, open_input};
+use super::{judge, say, say_json, say_line};
 use crate::build::ova::{OvaOptions, OvaOutcome, build};
 use crate::error::{Error, Kind, Result, shown};
 use crate::manifest::Signer;
 use crate::ova::read::{OvaReport, read};
+use crate::publish::refuse_same;
 use crate::spec::{self, Firmware, Manifest};
 
 #[derive(Debug, Subcommand)]
@@ -85,8 +85,10 @@ impl BuildOptions {
     pub fn apply(&self, path: &Path) -> Result<spec::ImageSpec> {
         let mut spec = spec::load(path)?;
         if let Some(version) = &self.version {
-            spec::check_version(version)
-                .map_err(|text| Error::new(Kind::Usage, format!("--version: {text}")))?;
+            spec::check_version(version).map_err(|text| {
+                let hint = "the version becomes part of file names: give one such as 1.2.3";
+                Error::new(Kind::Usage, format!("--version: {text}")).hint(hint)
+            })?;
             spec.version.clone_from(version);
         }
         if let Some(vmx) = self.vmx {
@@ -95,7 +97,10 @@ impl BuildOptions {
         if let Some(firmware) = self.firmware {
             spec.hardware.firmware = firmware;
         }
-        spec::recheck_hardware(&spec).map_err(|text| Error::new(Kind::Usage, text))?;
+        spec::recheck_hardware(&spec).map_err(|text| {
+            let hint = "give --vmx and --firmware that fit each other and the spec";
+            Error::new(Kind::Usage, text).hint(hint)
+        })?;
         Ok(spec)
     }
 
@@ -104,7 +109,7 @@ impl BuildOptions {
         let (Some(key), Some(certificate)) = (&self.sign_key, &self.sign_certificate) else {
             return Ok(None);
         };
-        let slurp = |path: &Path| std::fs::read(path).map_err(|error| Error::io("read", path, error));
+        let slurp = |path: &Path| std::fs::read(path).map_err(|error| Error::input("read", path, error));
         Signer::new(&slurp(key)?, &slurp(certificate)?).map(Some)
     }
 
@@ -130,6 +135,12 @@ pub fn run(verb: Verb) -> Result<()> {
             force,
             json,
         } => {
+            let signing = [&options.sign_key, &options.sign_certificate]
+                .into_iter()
+                .flatten();
+            for input in signing.chain([&spec]) {
+                refuse_same(input, &out)?;
+            }
             let spec = options.apply(&spec)?;
             let outcome = build(&spec, &disk, &out, &options.ova_options(force)?)?;
             if json {
@@ -175,9 +186,7 @@ pub fn say_outcome(out: &Path, outcome: &OvaOutcome) -> Result<()> {
 }
 
 fn examine(ova: &Path) -> Result<OvaReport> {
-    let file = File::open(ova).map_err(|error| Error::io("open", ova, error))?;
-    size_of(&file, ova)?;
-    std::io::Seek::rewind(&mut &file).map_err(|error| Error::io("read", ova, error))?;
+    let (file, _) = open_input(ova)?;
     read(std::io::BufReader::with_capacity(1 << 20, file)).map_err(|error| Error::io("read", ova, error))
 }
 
@@ -200,21 +209,21 @@ fn assurance(report: &OvaReport) -> String {
 }
 
 fn inspect(path: &Path, report: &OvaReport) -> Result<()> {
-    say(&format!("file      {}", shown(path)))?;
+    say_line(&format!("file      {}", shown(path)))?;
     for member in &report.members {
         let capacity = member
             .capacity
             .map(|capacity| format!(", disk of {capacity} bytes"))
             .unwrap_or_default();
-        say(&format!(
+        say_line(&format!(
             "member    {} ({} bytes{capacity})",
             member.name, member.size
         ))?;
     }
     if let Some(ovf) = &report.ovf {
-        say(&format!("machine   {}", ovf.name))?;
-        say(&format!("product   {}", ovf.product.join(", ")))?;
-        say(&format!(
+        say_line(&format!("machine   {}", ovf.name))?;
+        say_line(&format!("product   {}", ovf.product.join(", ")))?;
+        say_line(&format!(
             "hardware  {}, guest {}",
             ovf.families.join(" "),
             ovf.guest_os
@@ -231,15 +240,15 @@ fn inspect(path: &Path, report: &OvaReport) -> Result<()> {
                 .filter(|text| !text.is_empty())
                 .map(String::as_str)
                 .collect();
-            say(format!("  {:<4} {} {}", item.id, item.name, details.join(" ")).trim_end())?;
+            say_line(format!("  {:<4} {} {}", item.id, item.name, details.join(" ")).trim_end())?;
         }
         for (key, value) in ovf.extra_config.iter().chain(&ovf.config) {
-            say(&format!("setting   {key} = {value}"))?;
+            say_line(&format!("setting   {key} = {value}"))?;
         }
-        say(&format!("transport {}", ovf.transport))?;
-        say(&format!("asks for  {}", ovf.properties.join(" ")))?;
+        say_line(&format!("transport {}", ovf.transport))?;
+        say_line(&format!("asks for  {}", ovf.properties.join(" ")))?;
     }
-    say(&format!(
+    say_line(&format!(
         "verdict   {}; {} faults",
         assurance(report),
         report.faults.len()
@@ -247,5 +256,5 @@ fn inspect(path: &Path, report: &OvaReport) -> Result<()> {
     report
         .faults
         .iter()
-        .try_for_each(|fault| say(&format!("  {fault}")))
+        .try_for_each(|fault| say_line(&format!("  {fault}")))
 }

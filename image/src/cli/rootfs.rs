@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::build::progress;
 use super::{say, say_json};
 use crate::command;
 use crate::error::{Error, Kind, Result, shown};
@@ -42,7 +43,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         .unwrap_or(Path::new("."))
         .join(&spec.rootfs.overlay)
         .canonicalize()
-        .map_err(|error| Error::io("find rootfs.overlay of", &arguments.spec, error))?;
+        .map_err(|error| Error::input("find rootfs.overlay of", &arguments.spec, error))?;
     let parent = match arguments.out.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -54,9 +55,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         spec: &spec,
         overlay: &overlay,
         files: &[],
-        scratch: work.path(),
+        bootable: false,
     };
-    let packages = el::build(&parts, &root, &|text| eprintln!("{text}"))?;
+    let chosen = el::choose(&spec, work.path(), &root, &progress)?;
+    let packages = el::build(&parts, &chosen, &root, &progress)?;
     fs::rename(&root, &arguments.out)
         .map_err(|error| Error::io("publish the root file system as", &arguments.out, error))?;
     if arguments.json {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use super::say;
+use super::{say, say_json};
 use crate::error::{Result, shown};
 use crate::spec;
 
@@ -15,12 +15,23 @@ pub enum Verb {
     Check {
         /// File to read
         spec: PathBuf,
+        /// Print the result as JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 
 pub fn run(verb: Verb) -> Result<()> {
-    let Verb::Check { spec: path } = verb;
+    let Verb::Check { spec: path, json } = verb;
     let spec = spec::load(&path)?;
+    if json {
+        return say_json(&serde_json::json!({
+            "spec": shown(&path),
+            "name": spec.name,
+            "version": spec.version,
+            "packages": spec.rootfs.packages.len(),
+        }));
+    }
     say(&format!(
         "{}: good; {} {}, {} packages",
         shown(&path),

@@ -11,7 +11,7 @@ use clap::Subcommand;
 
 use super::{judge, say, say_json};
 use crate::error::{Error, Kind, Result, shown};
-use crate::publish::{Existing, Unpublished};
+use crate::publish::{Existing, Unpublished, refuse_same};
 use crate::vmdk::descriptor::TOOLS_VERSION_UNKNOWN;
 use crate::vmdk::reader::{self, Discard, GrainTaker, Layout, ReadError, VmdkReport};
 use crate::vmdk::writer::{self, WriteError, WriteOptions};
@@ -142,8 +142,8 @@ fn extent_name(vmdk: &Path) -> String {
 }
 
 fn write(raw: &Path, vmdk: &Path, options: &WriteOptions, existing: Existing, json: bool) -> Result<()> {
-    let input = File::open(raw).map_err(|error| Error::io("open the raw disk", raw, error))?;
-    let size = size_of(&input, raw)?;
+    let (input, size) = open_input(raw)?;
+    refuse_same(raw, vmdk)?;
     let output = Unpublished::create(vmdk, existing)?;
     let started = Instant::now();
     let mut progress = Progress::new(size);
@@ -155,7 +155,7 @@ fn write(raw: &Path, vmdk: &Path, options: &WriteOptions, existing: Existing, js
     output.publish()?;
     if json {
         return say_json(&serde_json::json!({
-            "vmdk": vmdk,
+            "vmdk": vmdk.to_string_lossy(),
             "capacity": summary.capacity_sectors * 512,
             "grains": summary.grains,
             "file_size": summary.file_size,
@@ -180,27 +180,32 @@ pub fn write_error(error: WriteError, raw: &Path, vmdk: &Path) -> Error {
         WriteError::Write(source) => Error::io("write", vmdk, source),
         WriteError::Unsuitable(text) => {
             Error::new(Kind::Usage, format!("cannot write {}: {text}", shown(vmdk)))
+                .hint("give a raw disk of a size and with options that a VMDK can carry")
         }
     }
 }
 
-/// Size of a file or a block device in bytes.
-pub fn size_of(mut file: &File, path: &Path) -> Result<u64> {
+/// Opens a file or a block device that was named on the command line; returns its size in bytes too.
+pub fn open_input(path: &Path) -> Result<(File, u64)> {
     use std::io::{Seek, SeekFrom};
     use std::os::unix::fs::FileTypeExt;
-    let kind = file
-        .metadata()
-        .map_err(|error| Error::io("examine", path, error))?
-        .file_type();
+    let wrong = |error| Error::input("open", path, error);
+    // Looked at before it is opened: opening a pipe would wait for somebody to write into it.
+    let kind = path.metadata().map_err(wrong)?.file_type();
     if !kind.is_file() && !kind.is_block_device() {
         return Err(Error::new(
             Kind::Usage,
             format!("{} is neither a file nor a block device", shown(path)),
-        ));
+        )
+        .hint("name the file itself"));
     }
+    let mut file = File::open(path).map_err(wrong)?;
     // The metadata of a block device gives 0; its end can be sought.
-    file.seek(SeekFrom::End(0))
-        .map_err(|error| Error::io("find the size of", path, error))
+    let size = file
+        .seek(SeekFrom::End(0))
+        .and_then(|size| file.rewind().map(|()| size))
+        .map_err(|error| Error::io("find the size of", path, error))?;
+    Ok((file, size))
 }
 
 fn examine(vmdk: &Path) -> Result<VmdkReport> {
@@ -209,9 +214,7 @@ fn examine(vmdk: &Path) -> Result<VmdkReport> {
 }
 
 fn open_file(path: &Path) -> Result<impl Read> {
-    let file = File::open(path).map_err(|error| Error::io("open", path, error))?;
-    size_of(&file, path)?;
-    io::Seek::rewind(&mut &file).map_err(|error| Error::io("read", path, error))?;
+    let (file, _) = open_input(path)?;
     Ok(io::BufReader::with_capacity(1 << 20, file))
 }
 
@@ -269,6 +272,7 @@ impl GrainTaker for RawFile<'_> {
 
 fn extract(vmdk: &Path, raw: &Path, existing: Existing) -> Result<()> {
     let input = open_file(vmdk)?;
+    refuse_same(vmdk, raw)?;
     let output = Unpublished::create(raw, existing)?;
     let report =
         reader::read(input, &mut RawFile(output.file())).map_err(|error| read_error(error, vmdk, raw))?;

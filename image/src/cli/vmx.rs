@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use super::say;
+use super::{say, say_json};
 use crate::error::{Error, Kind, Result, shown};
 use crate::vmx::{self, EnableUuid};
 
@@ -15,6 +15,9 @@ pub enum Verb {
     Check {
         /// Configuration file of the virtual machine
         vmx: PathBuf,
+        /// Print the result as JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Set disk.EnableUUID; the virtual machine must be off
     EnableUuid {
@@ -25,9 +28,17 @@ pub enum Verb {
 
 pub fn run(verb: Verb) -> Result<()> {
     match verb {
-        Verb::Check { vmx } => {
-            let file = vmx::load(&vmx)?;
-            match file.enable_uuid() {
+        Verb::Check { vmx, json } => {
+            let found = vmx::load(&vmx)?.enable_uuid();
+            if json {
+                say_json(&serde_json::json!({
+                    "vmx": shown(&vmx),
+                    "enable_uuid": found == EnableUuid::On,
+                    "found": found.to_string(),
+                }))?;
+            }
+            match found {
+                EnableUuid::On if json => Ok(()),
                 EnableUuid::On => say(&format!("{}: disk.EnableUUID is set", shown(&vmx))),
                 found => Err(Error::new(
                     Kind::Faults,

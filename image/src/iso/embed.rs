@@ -8,20 +8,23 @@ use std::path::Path;
 use super::{LABEL, publish, seal};
 use crate::command::Program;
 use crate::error::{Error, Kind, Result, shown};
-use crate::publish::{Existing, refuse_existing};
+use crate::publish::{Existing, refuse_existing, refuse_same};
 
 /// Makes an unattended medium of `iso` by putting answers on it; nothing is rebuilt, the boot entries stay.
 ///
 /// # Errors
-/// The medium is none of ours, the answers cannot be read, `target` exists, or xorriso failed.
+/// The medium is none of ours or damaged, the answers cannot be read, `target` exists, or xorriso failed.
 pub fn embed_kickstart(iso: &Path, answers: &Path, target: &Path, existing: Existing) -> Result<()> {
     crate::command::require(&["xorriso"])?;
     refuse_existing(target, existing)?;
+    for input in [iso, answers] {
+        refuse_same(input, target)?;
+    }
     // Absolute, since xorriso takes some relative names for addresses of drives.
     let iso = &iso
         .canonicalize()
-        .map_err(|error| Error::io("find", iso, error))?;
-    let text = fs::read(answers).map_err(|error| Error::io("read the answers", answers, error))?;
+        .map_err(|error| Error::input("find the medium", iso, error))?;
+    let text = fs::read(answers).map_err(|error| Error::input("read the answers", answers, error))?;
     if text.is_empty() || text.len() > 1 << 20 || text.contains(&0) {
         let found = format!("{} is no kickstart file: {} bytes", shown(answers), text.len());
         return Err(Error::new(Kind::Config, found).hint("give a text file of at most 1 MiB"));
@@ -40,6 +43,12 @@ pub fn embed_kickstart(iso: &Path, answers: &Path, target: &Path, existing: Exis
     if !String::from_utf8_lossy(&found).contains("/mt/payload.sha256") {
         let text = format!("{} is no installation medium of the master target", shown(iso));
         return Err(Error::new(Kind::Refused, text).hint("name the ISO that mt-image build made"));
+    }
+    // What is made gets a seal of its own: damage would be sealed with it, and never be told again.
+    if let Some(fault) = seal::verify(iso)?.first() {
+        let text = format!("{} is damaged: {fault}; nothing was written", shown(iso));
+        return Err(Error::new(Kind::Faults, text)
+            .hint("copy the medium again from where it was made, and compare it with SHA256SUMS"));
     }
     let (copy, made) = (scratch.path().join("inst.ks"), scratch.path().join("made.iso"));
     fs::write(&copy, &text).map_err(|error| Error::io("write", &copy, error))?;

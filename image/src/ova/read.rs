@@ -119,7 +119,7 @@ fn members<R: Read>(archive: &mut Archive<R>, collected: &mut Collected) -> io::
                 fault(
                     &mut collected.report,
                     "tar",
-                    format!("the tar is damaged or cut short: {error}"),
+                    format!("the tar is damaged or cut short: {}", reason(&error)),
                 );
                 return Ok(false);
             }
@@ -187,7 +187,7 @@ fn members<R: Read>(archive: &mut Archive<R>, collected: &mut Collected) -> io::
                 fault(
                     &mut collected.report,
                     "tar",
-                    format!("the tar ends within {name}: {error}"),
+                    format!("the tar ends within {name}: {}", reason(&error)),
                 );
                 return Ok(false);
             }
@@ -195,6 +195,16 @@ fn members<R: Read>(archive: &mut Archive<R>, collected: &mut Collected) -> io::
         }
     }
     Ok(true)
+}
+
+/// What the tar crate says, without the header that it quotes: 512 bytes of anything.
+fn reason(error: &io::Error) -> String {
+    let said = error.to_string();
+    let said = said.split(" when getting ").next().unwrap_or_default();
+    match said.split_once(" did not have utf-8 text") {
+        Some((what, _)) => format!("a {what} of a member's header holds no number"),
+        None => said.chars().take(200).collect(),
+    }
 }
 
 /// The tar crate reports damage as I/O errors of these kinds; real ones come with a number of the system.

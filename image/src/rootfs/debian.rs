@@ -132,15 +132,42 @@ pub fn build(parts: &Parts<'_>, base: &Path, root: &Path) -> Result<Vec<Package>
         "update-initramfs",
         &["-c", "-k", &version],
     )?;
+    crash_initramfs(root, &version)?;
     for unit in &spec.rootfs.masked_units {
         point(root, &format!("etc/systemd/system/{unit}"), "/dev/null")?;
     }
     let packages = packages(root)?;
     tidy::trim_paths(root, spec)?;
+    if root.join("usr/lib/systemd/systemd-resolved").is_file() {
+        point(root, "etc/resolv.conf", RESOLVED)?;
+    }
     write_text(root, "etc/hostname", "master-target\n")?;
     write_text(root, "etc/machine-id", "")?;
     tidy::refuse_secrets(root)?;
     Ok(packages)
+}
+
+/// Name servers as systemd-resolved knows them, of DHCP too. Not its stub, which would have to listen.
+const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
+
+/// Gives the crash kernel the system's own initramfs, which is small and has the disk drivers of every host that is
+/// supported. kdump-tools (1.8, `kdump-config load`) would make one at the first start otherwise, before everything else
+/// and for minutes. It makes a new one when its `sysctl.conf` is no longer the one noted, or with a new kernel.
+fn crash_initramfs(root: &Path, version: &str) -> Result<()> {
+    let settings = root.join("etc/kdump/sysctl.conf");
+    if !settings.is_file() {
+        return Ok(());
+    }
+    place(
+        &settings,
+        &root.join(format!("var/lib/kdump/latest_sysctls-{version}")),
+        0o644,
+    )?;
+    point(
+        root,
+        &format!("var/lib/kdump/initrd.img-{version}"),
+        &format!("/boot/initrd.img-{version}"),
+    )
 }
 
 /// Takes hooks and scripts of initramfs-tools away, before the initramfs is made.

@@ -3,16 +3,15 @@
 //!
 //! Order matters: 1. the index of each repository is fetched, so that one that cannot be reached is named before anything
 //! is installed; 2. names are translated and held against what is offered; 3. packages are installed, each verified with
-//! its repository's key; 4. own files; 5. modules go, `depmod`; 6. dracut makes the initramfs of what is left; 7. the
-//! package list is taken, with the digests that the indexes give; 8. files and the traces of dnf go; 9. the absence of
-//! secrets is proved.
+//! its repository's key; 4. own files; 5. modules go, `depmod`; 6. dracut makes the initramfs of what is left; 7. kernel
+//! and loaders get the names they are looked for under; 8. files and the traces of dnf go; 9. the absence of secrets is
+//! proved.
 //!
 //! Nothing is left when the build is killed: programs run contained, and everything they write lies in `root` and
 //! `scratch`, which the caller's work folder holds.
-//!
-//! The rpm database carries the time of installation of each package, so two builds of this base differ there.
 
 pub mod dnf;
+pub mod layout;
 pub mod names;
 
 use std::collections::{BTreeSet, HashMap};
@@ -49,18 +48,93 @@ pub struct Parts<'a> {
     pub overlay: &'a Path,
     /// Programs, each with its path in the image.
     pub files: &'a [(&'a Path, &'a str)],
-    /// Folder for configuration and what is temporary; it is the caller's to remove.
-    pub scratch: &'a Path,
+    /// Whether kernel and loaders are wanted under the names that a medium and the installer look for.
+    pub bootable: bool,
 }
 
-/// Makes the root file system in the folder `root`, which must not exist. `say` is told what the operator should know,
-/// such as that there is no ReiserFS.
+/// Packages that were chosen and held against the repositories; nothing is installed yet.
+#[derive(Debug)]
+pub struct Chosen {
+    dnf: Dnf,
+    usable: Vec<String>,
+    offers: Vec<Package>,
+    selection: names::Selection,
+    /// Name of everything that decides which packages are installed: the spec's list, and what the repositories offer.
+    pub key: String,
+}
+
+/// Steps 1 and 2, for a root file system in the folder `root`, which must not exist. `say` is told what the operator
+/// should know, such as that there is no ReiserFS.
 ///
 /// # Errors
-/// A repository cannot be read, a key or package is missing, a signature is wrong, a module is missing, a program failed.
-pub fn build(parts: &Parts<'_>, root: &Path, say: &dyn Fn(&str)) -> Result<Vec<Package>> {
+/// A repository cannot be read, a key or package is missing.
+pub fn choose(spec: &ImageSpec, scratch: &Path, root: &Path, say: &dyn Fn(&str)) -> Result<Chosen> {
+    let release = names::release(&spec.rootfs.release)?;
+    let proc = root.join("proc");
+    fs::create_dir(root).map_err(|error| Error::io("create", root, error))?;
+    fs::create_dir(&proc).map_err(|error| Error::io("create", &proc, error))?;
+    let dnf = Dnf::prepare(
+        scratch,
+        root,
+        spec.source_date,
+        release,
+        &spec.rootfs.repositories,
+    )?;
+    let mut usable = Vec::new();
+    for repository in &spec.rootfs.repositories {
+        say(&format!("repository {}: fetching its index", repository.id));
+        match dnf.fetch_index(repository) {
+            Ok(()) => usable.push(repository.id.clone()),
+            // Only one that is not there may be missed; one that is there and wrong may not.
+            Err(error) if repository.optional && error.kind == Kind::Peer => {
+                say(&format!("building on without an optional repository: {error}"));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let ids: Vec<&str> = usable.iter().map(String::as_str).collect();
+    let mut offers = dnf.offers(&ids)?;
+    offers.sort();
+    let names: BTreeSet<&str> = offers.iter().map(|package| package.name.as_str()).collect();
+    let required = &spec.modules.required;
+    let selection = names::select(&spec.rootfs.packages, &release, &names, &ids, required)?;
+    for note in &selection.notes {
+        say(note);
+    }
+    let mut hasher = blake3::Hasher::new();
+    let mut add = |text: &str| {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    };
+    add(&spec.rootfs.release);
+    selection.install.iter().for_each(|name| add(name));
+    for offer in &offers {
+        add(&offer.sha256);
+    }
+    let key = hasher.finalize().to_hex()[..16].to_owned();
+    Ok(Chosen {
+        dnf,
+        usable,
+        offers,
+        selection,
+        key,
+    })
+}
+
+/// The other steps, in the folder `root` that [`choose`] was given.
+///
+/// # Errors
+/// A signature is wrong, a module is missing, a program failed.
+pub fn build(parts: &Parts<'_>, chosen: &Chosen, root: &Path, say: &dyn Fn(&str)) -> Result<Vec<Package>> {
     let spec = parts.spec;
-    let (dnf, mut packages, reiserfs) = install(spec, parts.scratch, root, say)?;
+    let Chosen { dnf, selection, .. } = chosen;
+    make_nodes(root)?;
+    say(&format!(
+        "installing {} packages and what they depend on",
+        selection.install.len()
+    ));
+    dnf.install(&selection.install, &chosen.usable)?;
+    let mut packages = with_digests(dnf.installed()?, &chosen.offers)?;
     copy_tree(parts.overlay, root)?;
     for (source, target) in parts.files {
         place(source, &root.join(target), 0o755)?;
@@ -71,7 +145,10 @@ pub fn build(parts: &Parts<'_>, root: &Path, say: &dyn Fn(&str)) -> Result<Vec<P
     for unit in &spec.rootfs.masked_units {
         point(root, &format!("etc/systemd/system/{unit}"), "/dev/null")?;
     }
-    finish_kernel(spec, root, reiserfs, say)?;
+    finish_kernel(spec, root, selection.reiserfs, say)?;
+    if parts.bootable {
+        layout::settle(root, &kernel_version(root)?)?;
+    }
     dnf.tidy()?;
     tidy::trim_paths(root, spec)?;
     write_text(root, "etc/hostname", "master-target\n")?;
@@ -80,52 +157,6 @@ pub fn build(parts: &Parts<'_>, root: &Path, say: &dyn Fn(&str)) -> Result<Vec<P
     tidy::refuse_secrets(root)?;
     packages.sort();
     Ok(packages)
-}
-
-/// Steps 1 to 3. Returns the packages with their digests, and whether ReiserFS was asked for and could be had.
-fn install(
-    spec: &ImageSpec,
-    scratch: &Path,
-    root: &Path,
-    say: &dyn Fn(&str),
-) -> Result<(Dnf, Vec<Package>, bool)> {
-    let release = names::release(&spec.rootfs.release)?;
-    let proc = root.join("proc");
-    fs::create_dir(root).map_err(|error| Error::io("create", root, error))?;
-    fs::create_dir(&proc).map_err(|error| Error::io("create", &proc, error))?;
-    let dnf = Dnf::prepare(scratch, root, release, &spec.rootfs.repositories)?;
-    let mut usable = Vec::new();
-    for repository in &spec.rootfs.repositories {
-        say(&format!("repository {}: fetching its index", repository.id));
-        match dnf.fetch_index(repository) {
-            Ok(()) => usable.push(repository.id.as_str()),
-            // Only one that is not there may be missed; one that is there and wrong may not.
-            Err(error) if repository.optional && error.kind == Kind::Peer => {
-                say(&format!("building on without an optional repository: {error}"));
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    let offers = dnf.offers(&usable)?;
-    let names: BTreeSet<&str> = offers.iter().map(|package| package.name.as_str()).collect();
-    let selection = names::select(
-        &spec.rootfs.packages,
-        &release,
-        &names,
-        &usable,
-        &spec.modules.required,
-    )?;
-    for note in &selection.notes {
-        say(note);
-    }
-    make_nodes(root)?;
-    say(&format!(
-        "installing {} packages and what they depend on",
-        selection.install.len()
-    ));
-    dnf.install(&selection.install, &usable)?;
-    let packages = with_digests(dnf.installed()?, &offers)?;
-    Ok((dnf, packages, selection.reiserfs))
 }
 
 /// Adds to each installed package the digest that the index of its repository gives.
@@ -178,7 +209,7 @@ fn finish_kernel(spec: &ImageSpec, root: &Path, reiserfs: bool, say: &dyn Fn(&st
     // For initramfs made later, by an update of the kernel, too.
     let drivers = spec.modules.initramfs.join(" ");
     let text = format!(
-        "hostonly=\"no\"\nreproducible=\"yes\"\nadd_drivers+=\" {drivers} \"\n\
+        "hostonly=\"no\"\nreproducible=\"yes\"\nadd_drivers+=\" {drivers} \"\nadd_dracutmodules+=\" master-target \"\n\
          # A guest's disks are never assembled or activated by the appliance.\n\
          omit_dracutmodules+=\" lvm mdraid multipath dmraid \"\n"
     );
@@ -202,7 +233,10 @@ fn finish_kernel(spec: &ImageSpec, root: &Path, reiserfs: bool, say: &dyn Fn(&st
 
 /// Version of the one kernel. A folder without `modules.builtin` holds modules of packages that were built for another
 /// kernel, as ELRepo's are; where they fit, links in `weak-updates` of the kernel's own folder lead there.
-fn kernel_version(root: &Path) -> Result<String> {
+///
+/// # Errors
+/// There is none, or there are several.
+pub fn kernel_version(root: &Path) -> Result<String> {
     let folder = root.join("usr/lib/modules");
     let mut versions = Vec::new();
     if folder.is_dir() {

@@ -16,8 +16,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 const OVMF: &str = "/usr/share/OVMF";
-/// A start takes 40 to 120 s under emulation, and many times that where the host is busy; more means that it hangs.
-const PATIENCE: Duration = Duration::from_secs(1800);
+/// A start takes 40 to 120 s under emulation, and a few times that where the host is busy; more means that it hangs.
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// What starts the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,6 +142,39 @@ impl Vm {
     pub fn press(&mut self, keys: &str) {
         self.keys.write_all(keys.as_bytes()).unwrap();
         self.keys.flush().unwrap();
+    }
+
+    /// Logs in as root, who may have no password.
+    pub fn log_in(&mut self, host: &str, password: Option<&str>) {
+        self.wait_for("Enter log in");
+        self.press("\r");
+        self.wait_for(&format!("{host} login: "));
+        self.press("root\r");
+        if let Some(password) = password {
+            self.wait_for("Password: ");
+            self.press(&format!("{password}\r"));
+        }
+        self.wait_for("# ");
+    }
+
+    /// Runs a command in the shell on the console and returns what it printed.
+    pub fn shell(&mut self, command: &str) -> String {
+        // Put together by the shell, so that the echo of the line is not taken for its end.
+        self.press(&format!("echo be''gin; {command}; echo e''nd\r"));
+        self.wait_for("begin\r\n");
+        let said = self.wait_for("end\r\n");
+        // Programs that see a terminal clear lines on it.
+        said.trim_end_matches("end\r\n")
+            .replace('\r', "")
+            .replace("\x1b[K", "")
+    }
+
+    /// What of systemd's units has failed, each with the end of its journal; empty when all is well.
+    pub fn failed_units(&mut self) -> String {
+        self.shell(
+            "systemctl list-units --failed --no-legend --plain --no-pager | while read -r unit rest; do echo $unit; \
+             journalctl --boot --no-pager --output cat --unit $unit | tail -n 20; done",
+        )
     }
 
     /// Waits until the machine has ended.

@@ -33,6 +33,7 @@ pub struct Dnf {
     home: PathBuf,
     configuration: PathBuf,
     root: PathBuf,
+    source_date: u64,
     release: Release,
 }
 
@@ -40,13 +41,28 @@ impl Dnf {
     /// Writes the private configuration below `scratch`. `root` is an existing folder.
     ///
     /// # Errors
-    /// A key file cannot be used, or writing failed.
+    /// A key file cannot be used, the folder's name is none for dnf, or writing failed.
     pub fn prepare(
         scratch: &Path,
         root: &Path,
+        source_date: u64,
         release: Release,
         repositories: &[Repository],
     ) -> Result<Self> {
+        if root
+            .as_os_str()
+            .as_encoded_bytes()
+            .iter()
+            .any(u8::is_ascii_control)
+        {
+            let text = format!(
+                "dnf cannot work in {}: the name holds a control character",
+                shown(root)
+            );
+            return Err(
+                Error::new(Kind::Usage, text).hint("name another folder for what is temporary with --work")
+            );
+        }
         let home = scratch.join("home");
         fs::create_dir_all(&home).map_err(|error| Error::io("create", &home, error))?;
         let macros = home.join(".rpmmacros");
@@ -59,6 +75,7 @@ impl Dnf {
             home,
             configuration,
             root: root.to_owned(),
+            source_date,
             release,
         })
     }
@@ -75,6 +92,8 @@ impl Dnf {
             .arg(&self.root)
             .arg(format!("--releasever={}", self.release.number))
             .env("HOME", &self.home)
+            // rpm takes it for the time of installation, which its database would carry otherwise.
+            .env("SOURCE_DATE_EPOCH", self.source_date.to_string())
             .contained()
     }
 
@@ -144,7 +163,7 @@ impl Dnf {
     /// # Errors
     /// A package cannot be fetched, is not signed with its repository's key, depends on what is not there, or its
     /// scriptlet failed.
-    pub fn install(&self, packages: &[String], repositories: &[&str]) -> Result<()> {
+    pub fn install(&self, packages: &[String], repositories: &[String]) -> Result<()> {
         let done = self
             .dnf()
             .args(["install", "--disablerepo=*"])
