@@ -40,6 +40,8 @@ pub struct Lab {
     pub address: SocketAddr,
     disks: Vec<LabDisk>,
     retention: Option<PathBuf>,
+    /// The control port, where the target speaks TLS.
+    control: Option<SocketAddr>,
     target: Option<Running>,
 }
 
@@ -51,7 +53,35 @@ impl Lab {
             address: free_address(),
             disks: Vec::new(),
             retention: None,
+            control: None,
             target: None,
+        }
+    }
+
+    /// A laboratory as a user has it: mutual TLS, and machines that have to register.
+    pub fn secure() -> Self {
+        Self {
+            control: Some(free_address()),
+            ..Self::new()
+        }
+    }
+
+    /// The control port.
+    #[track_caller]
+    pub fn control(&self) -> SocketAddr {
+        self.control.expect("the laboratory speaks TLS")
+    }
+
+    /// Moves both ports to other addresses, such as those of a network namespace.
+    pub fn listen_on(&mut self, data: SocketAddr, control: SocketAddr) {
+        self.address = data;
+        self.control = Some(control);
+    }
+
+    fn plain(&self) -> &'static [&'static str] {
+        match self.control {
+            Some(_) => &[],
+            None => &["--plain"],
         }
     }
 
@@ -104,12 +134,15 @@ impl Lab {
             .flatten()
             .map_or_else(|| "root".to_owned(), |group| group.name);
         let mut config = format!(
-            "[agent]\nstate_dir = \"{}\"\nsocket = \"{}\"\nsocket_group = \"{group}\"\n\n[target]\nlisten = \"{}\"\n\n\
-             [lab]\nenabled = true\n",
+            "[agent]\nstate_dir = \"{}\"\nsocket = \"{}\"\nsocket_group = \"{group}\"\n\n[target]\nlisten = \"{}\"\n",
             text(&self.scratch.join("state")),
             text(&self.socket()),
             self.address
         );
+        let _ = match self.control {
+            Some(control) => write!(config, "control = \"{control}\"\n\n[lab]\nenabled = true\n"),
+            None => write!(config, "\n[lab]\nenabled = true\nplain = true\n"),
+        };
         if let Some(folder) = &self.retention {
             let _ = write!(config, "\n[retention]\nfolder = \"{}\"\n", text(folder));
         }
@@ -152,6 +185,23 @@ impl Lab {
                 running.stderr_so_far()
             );
             UnixStream::connect(&socket).is_ok() && TcpStream::connect(address).is_ok()
+        });
+        self.target = Some(running);
+    }
+
+    /// Starts the target by a command whose ports are not reached from here, such as one in a network namespace.
+    #[track_caller]
+    pub fn start_by_socket(&mut self, command: Command) {
+        assert!(self.target.is_none(), "the target runs already");
+        let mut running = Running::start(command, self.scratch.path());
+        let socket = self.socket();
+        wait_until("the target", || {
+            assert!(
+                running.is_running(),
+                "the target ended at its start:\n{}",
+                running.stderr_so_far()
+            );
+            UnixStream::connect(&socket).is_ok()
         });
         self.target = Some(running);
     }
@@ -212,6 +262,7 @@ impl Lab {
             "--state-dir",
         ];
         args.extend_from_slice(&[text(&state), "--json"]);
+        args.extend_from_slice(self.plain());
         args.extend_from_slice(more);
         args.push(text(source));
         agent::command(args)
@@ -253,6 +304,7 @@ impl Lab {
             machine,
             "--json",
         ]);
+        command.args(self.plain());
         command.arg("--state-dir").arg(state).args(more);
         for (disk, path) in disks {
             command.arg("--disk").arg(format!("{disk}={}", text(path)));
@@ -293,6 +345,7 @@ impl Lab {
             text(&state),
             "--json",
         ];
+        args.extend_from_slice(self.plain());
         args.extend_from_slice(more);
         args.push(text(source));
         agent::run(self.scratch.path(), args)

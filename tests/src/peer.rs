@@ -13,10 +13,16 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The stream that pairs are opened on.
 pub const PAIR_STREAM: u16 = 1;
 
+/// A connection of any kind.
+pub trait Duplex: Read + Write + Send {}
+
+impl<T: Read + Write + Send> Duplex for T {}
+
 /// One end of a connection.
-#[derive(Debug)]
 pub struct Peer {
-    socket: TcpStream,
+    /// What is spoken on: the socket itself, or TLS on it.
+    socket: Box<dyn Duplex>,
+    below: TcpStream,
     decoder: Decoder,
     sequence: u64,
 }
@@ -33,12 +39,19 @@ impl Peer {
     }
 
     fn over(socket: TcpStream) -> Self {
-        socket
+        let below = socket.try_clone().expect("a socket has a second handle");
+        Self::on(Box::new(socket), below)
+    }
+
+    /// A peer that speaks on a stream above the socket `below`.
+    pub fn on(socket: Box<dyn Duplex>, below: TcpStream) -> Self {
+        below
             .set_read_timeout(Some(PATIENCE))
             .expect("a socket takes a timeout");
-        socket.set_nodelay(true).expect("a socket takes options");
+        below.set_nodelay(true).expect("a socket takes options");
         Self {
             socket,
+            below,
             decoder: Decoder::new(),
             sequence: 1,
         }
@@ -119,7 +132,7 @@ impl Peer {
             match self.socket.read(&mut bytes) {
                 Ok(0) => return None,
                 Ok(count) => self.decoder.push(&bytes[..count]),
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
+                Err(error) if is_over(&error) => return None,
                 Err(error) => panic!("waited in vain for a frame: {error}"),
             }
         }
@@ -151,7 +164,7 @@ impl Peer {
             match self.socket.read(&mut bytes) {
                 Ok(0) => return total,
                 Ok(count) => total += count,
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => return total,
+                Err(error) if is_over(&error) => return total,
                 Err(error) => panic!("the other end did not close: {error}"),
             }
         }
@@ -159,8 +172,13 @@ impl Peer {
 
     /// Ends the sending side, so that the other end sees the end of the stream.
     pub fn finish_sending(&self) {
-        let _ = self.socket.shutdown(std::net::Shutdown::Write);
+        let _ = self.below.shutdown(std::net::Shutdown::Write);
     }
+}
+
+/// Whether the other end has closed: TLS sends what it still has before it reads, and then meets a broken pipe.
+fn is_over(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
 }
 
 /// The message that opens a pair for seeding.

@@ -1,47 +1,81 @@
-//! Epochs of a real workload: files written and removed in mounted ext4 and XFS, captured frozen, brought to loop devices.
+//! Epochs of a real workload: packages installed and removed in mounted ext4 and XFS, captured frozen, brought to loop
+//! devices by a target that is killed again and again.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use mt_tests::agent::Running;
 use mt_tests::data::{MIB, Random, digest};
 use mt_tests::disks::{Canaries, Loop, Mount, run, text};
 use mt_tests::lab::Lab;
 use mt_tests::needs;
+use mt_tests::packages::Packages;
 
 const MACHINE: &str = "db01";
 /// Name, size, and how it is formatted; XFS is never smaller than 300 MiB.
 const DISKS: [(&str, u64, &[&str]); 3] = [
-    ("scsi0:0", 64 * MIB, &["mkfs.ext4", "-q", "-F"]),
+    ("scsi0:0", 96 * MIB, &["mkfs.ext4", "-q", "-F"]),
     ("scsi0:1", 320 * MIB, &["mkfs.xfs", "-q", "-f"]),
-    ("scsi0:2", 64 * MIB, &["mkfs.ext4", "-q", "-F", "-b", "1024"]),
+    ("scsi0:2", 96 * MIB, &["mkfs.ext4", "-q", "-F", "-b", "1024"]),
 ];
 
-/// Writes, overwrites and removes files, as installing and removing packages does.
-fn work(at: &Path, random: &mut Random) {
-    for _ in 0..12 {
-        let folder = at.join(format!("package-{}", random.below(6)));
-        match random.below(4) {
-            0 => {
-                let _ = std::fs::remove_dir_all(&folder);
-            }
-            _ => {
-                std::fs::create_dir_all(&folder).expect("there is room");
-                let len = usize::try_from(random.below(200_000)).expect("small");
-                let file = folder.join(format!("file-{}", random.below(20)));
-                std::fs::write(file, random.bytes(len)).expect("there is room");
-            }
+fn number_of(variable: &str, otherwise: u64) -> u64 {
+    std::env::var(variable)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(otherwise)
+}
+
+/// Kills the target where it stands at times that nobody chose, and starts it again.
+struct Killer {
+    random: Random,
+    /// How often in each act.
+    times: u64,
+    kills: u64,
+}
+
+impl Killer {
+    fn strike(&mut self, lab: &mut Lab, within_ms: u64) {
+        std::thread::sleep(Duration::from_millis(self.random.below(within_ms)));
+        lab.crash_and_restart();
+        self.kills += 1;
+    }
+
+    /// Brings the disks to a point through any number of deaths.
+    fn roll(&mut self, lab: &mut Lab, to: &str) {
+        for _ in 0..self.times {
+            lab.verb(&["roll", MACHINE, "--to", to, "--no-wait"])
+                .expect_done();
+            self.strike(lab, 300);
         }
+        lab.verb(&["roll", MACHINE, "--to", to]).expect_done();
     }
 }
 
+/// The disks, in the end, are what the file systems were when they were frozen, at every point, whoever died meanwhile.
 #[test]
 fn loop_every_point_of_a_machine_is_what_its_frozen_file_systems_were() {
-    needs!(loop, "mkfs.ext4", "mkfs.xfs", "fsfreeze", "fsck.ext4");
-    let epochs: u64 = std::env::var("MT_EPOCHS")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(10);
+    needs!(
+        loop,
+        "mkfs.ext4",
+        "mkfs.xfs",
+        "fsfreeze",
+        "fsck.ext4",
+        "dpkg",
+        "dpkg-deb"
+    );
+    let (epochs, wanted_kills) = (number_of("MT_EPOCHS", 10), number_of("MT_KILLS", 30));
+    let seed = number_of("MT_SEED", 7);
+    println!("MT_SEED={seed} MT_KILLS={wanted_kills} MT_EPOCHS={epochs}");
+    let step = usize::try_from(epochs.div_ceil(5)).expect("few epochs");
+    let rolls = 2 * epochs.div_ceil(step as u64);
+    let mut killer = Killer {
+        random: Random::new(seed + 1),
+        times: wanted_kills.div_ceil(epochs + rolls),
+        kills: 0,
+    };
     let mut lab = Lab::new();
-    let mut random = Random::new(7);
+    let mut random = Random::new(seed);
     let (mut backing, mut mounts, mut targets, mut ids) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (index, (_, size, format)) in DISKS.iter().enumerate() {
         let source = lab.scratch.sparse(&format!("source-{index}.img"), *size);
@@ -73,10 +107,16 @@ fn loop_every_point_of_a_machine_is_what_its_frozen_file_systems_were() {
             .collect()
     };
     let disks: Vec<&Path> = targets.iter().map(Loop::path).collect();
+    let packages = Packages::new(&lab.scratch);
+    for mount in &mounts {
+        packages.prepare(mount.path());
+    }
     let mut points = Vec::new();
     for epoch in 0..epochs {
         for mount in &mounts {
-            work(mount.path(), &mut random);
+            for _ in 0..2 {
+                packages.change(mount.path(), &mut random);
+            }
         }
         for mount in &mounts {
             run("fsfreeze", &["--freeze", text(mount.path())]);
@@ -102,27 +142,44 @@ fn loop_every_point_of_a_machine_is_what_its_frozen_file_systems_were() {
             .zip(snapshots.iter().map(PathBuf::as_path))
             .collect();
         let name = format!("epoch-{epoch}");
-        lab.epoch(
-            MACHINE,
-            &named,
-            &["--consistency", "file-system", "--point-name", &name],
-        )
-        .expect_done();
+        let more = ["--consistency", "file-system", "--point-name", &name];
+        let command = lab.epoch_command(lab.address, MACHINE, &named, &more);
+        let sending = Running::start(command, lab.scratch.path());
+        for _ in 0..killer.times {
+            killer.strike(&mut lab, 1500);
+        }
+        // A source that no target has answered yet gives up at once; any other goes on by itself. The target may die while the
+        // connection is made as well as behind that.
+        let said = sending.wait();
+        if said.code() != Some(0) {
+            let said = said.expect_error(6, &[]);
+            let text = said.to_string();
+            assert!(
+                ["during the hello", "cannot connect to the target"]
+                    .iter()
+                    .any(|early| text.contains(early)),
+                "{text}"
+            );
+            lab.epoch(MACHINE, &named, &more).expect_done();
+        }
+        println!("epoch {} of {epochs}: {} kills", epoch + 1, killer.kills);
         points.push((
             name,
             hashes(&snapshots.iter().map(PathBuf::as_path).collect::<Vec<_>>()),
         ));
     }
-    let step = usize::try_from(epochs.div_ceil(5)).expect("few epochs");
     for (name, wanted) in points.iter().step_by(step) {
-        lab.verb(&["roll", MACHINE, "--to", name]).expect_done();
+        killer.roll(&mut lab, name);
         assert_eq!(&hashes(&disks), wanted, "{name}");
         for index in [0, 2] {
             run("fsck.ext4", &["-f", "-n", targets[index].text()]);
         }
-        lab.verb(&["roll", MACHINE, "--to", "latest"]).expect_done();
+        killer.roll(&mut lab, "latest");
         assert_eq!(hashes(&disks), points[points.len() - 1].1, "latest, after {name}");
+        println!("rolled to {name} and back: {} kills", killer.kills);
     }
+    assert!(killer.kills >= wanted_kills, "{} kills", killer.kills);
+    println!("{epochs} epochs, {rolls} rolls, {} kills", killer.kills);
     canaries.assert_untouched();
     lab.stop();
 }

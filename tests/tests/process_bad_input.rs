@@ -28,7 +28,18 @@ fn a_wrong_configuration_is_told_with_its_line_and_the_nearest_key() {
             &["agent.toml:2", "state_dir", "string"],
         ),
         ("[lab]\nenabled = \"yes\"\n", &["agent.toml:2", "enabled"]),
-        ("[target]\nlisten = \"0.0.0.0:9443\"\n", &["loopback"]),
+        (
+            "[target]\nlisten = \"0.0.0.0:9443\"\n[lab]\nenabled = true\nplain = true\n",
+            &["agent.toml:5", "without TLS", "loopback"],
+        ),
+        (
+            "[lab]\nenabled = false\nplain = true\n",
+            &["agent.toml:3", "laboratory"],
+        ),
+        (
+            "[target]\nlisten = \"[::]:1\"\ncontrol = \"[::]:1\"\n",
+            &["agent.toml:3", "control and listen"],
+        ),
         ("[target]\nlisten = \"somewhere\"\n", &["agent.toml:2", "listen"]),
         ("[agent\n", &["agent.toml:1"]),
         (

@@ -278,8 +278,26 @@ fn a_point_is_looked_at_and_written_to_and_no_disk_changes() {
     );
     // Replication goes on meanwhile.
     change_blocks(&scene.sources[1], SIZE, 4096, 30, 6);
+    let copying = std::process::Command::new("nbdcopy")
+        .arg(uri(&read_only, "scsi0:0"))
+        .arg(scene.lab.scratch.join("beside.img"))
+        .spawn();
     scene.send(&[]).expect_done();
+    let copied = copying
+        .and_then(|mut copying| copying.wait())
+        .expect("nbdcopy can be started");
+    assert!(copied.success(), "copied while an epoch came in: {copied}");
+    assert_eq!(digest(&scene.lab.scratch.join("beside.img"), SIZE), first[0]);
     run("qemu-io", &["-f", "raw", "-c", "read -P 0xa5 4k 64k", &into]);
+    // What is looked at stays, whoever wants it gone; the policy, which no longer wants it, takes its turn afterwards.
+    scene
+        .lab
+        .verb(&["policy", MACHINE, "--minimum-age", "0s"])
+        .expect_done();
+    scene
+        .lab
+        .verb(&["points", "delete", MACHINE, "first"])
+        .expect_error(5, &["being looked at", "end its export"]);
     for number in [&read_only["id"], &writable["id"]] {
         scene
             .lab
@@ -290,6 +308,10 @@ fn a_point_is_looked_at_and_written_to_and_no_disk_changes() {
     assert_eq!(scene.targets(), first, "the overlay went nowhere");
     scene.roll("latest");
     assert_eq!(scene.targets(), scene.sources());
+    scene
+        .lab
+        .verb(&["points", "delete", MACHINE, "first"])
+        .expect_done();
     scene.canaries.assert_untouched();
     scene.lab.stop();
 }
@@ -598,7 +620,7 @@ fn a_retention_volume_that_is_not_the_one_is_refused() {
     scene
         .lab
         .verb(&["retention", "init"])
-        .expect_error(7, &["has the volume"]);
+        .expect_error(5, &["has the volume"]);
     assert_eq!(
         std::fs::read_dir(&volume).expect("a folder").count(),
         0,
@@ -620,7 +642,9 @@ fn a_retention_volume_that_is_not_the_one_is_refused() {
         .verb(&["retention", "reset", MACHINE, "--drop-points-of", MACHINE])
         .expect_done();
     scene.send(&[]).expect_done();
-    assert_eq!(scene.targets(), scene.sources());
+    wait_until("the new epoch to be on the disk", || {
+        scene.targets() == scene.sources()
+    });
     scene.canaries.assert_untouched();
     scene.lab.stop();
 }

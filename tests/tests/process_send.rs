@@ -217,6 +217,7 @@ fn a_verification_names_what_differs_and_writes_nothing() {
             &scene.lab.address.to_string(),
             "--pair",
             PAIR,
+            "--plain",
             "--state-dir",
             mt_tests::disks::text(&scene.lab.source_state()),
             mt_tests::disks::text(&scene.source),

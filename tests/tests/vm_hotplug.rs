@@ -196,10 +196,10 @@ fn vm_a_disk_that_goes_while_it_is_written_fails_its_pair_alone() {
         .boot(&scratch);
     guest.start_target();
     guest.pair("db01/x1", &id(10));
-    guest.pair("db02/x2", &id(20));
+    guest.pair("db01/x2", &id(20));
 
     // By the kernel, as an administrator would.
-    guest.start_send("other", "db02/x2", "/dev/vdb", "--bandwidth-limit 512KiB");
+    guest.start_send("other", "db01/x2", "/dev/vdb", "--bandwidth-limit 512KiB");
     begin_and_wait_for_the_middle(&mut guest);
     let name = kernel_name(&mut guest, "db01/x1");
     guest.done(&format!("echo 1 >/sys/block/{name}/device/delete"));
@@ -267,8 +267,8 @@ fn the_pair_fails_alone(guest: &mut Guest) {
         alarm(&status, RESYNC, "db01/x1").expect("waited for")["text"]
     );
     assert_eq!(pair(&status, "db01/x1")["phase"], "resync-needed");
-    assert!(alarm(&status, RESYNC, "db02/x2").is_none(), "{status:#}");
-    assert!(alarm(&status, MISSING, "db02/x2").is_none(), "{status:#}");
+    assert!(alarm(&status, RESYNC, "db01/x2").is_none(), "{status:#}");
+    assert!(alarm(&status, MISSING, "db01/x2").is_none(), "{status:#}");
     guest
         .send("db01/x1", "/dev/vda", "")
         .expect_error(4, &["is not attached", "nothing was written"]);

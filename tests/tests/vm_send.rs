@@ -115,9 +115,14 @@ fn what_a_disk_holds_is_lost_only_when_it_is_named(guest: &mut Guest) {
     guest
         .run(&format!("{pair} {disk} --overwrite {other}"))
         .expect_error(5, &[&disk, &other]);
-    guest
-        .send("db01/scsi0:1", "/dev/vdb", "")
-        .expect_error(6, &["there is no pair db01/scsi0:1"]);
+    guest.send("db01/scsi0:1", "/dev/vdb", "").expect_error(
+        6,
+        &[
+            "pair-unknown",
+            "this machine has no such pair",
+            "nothing was written",
+        ],
+    );
     guest.done(&format!("{pair} {disk} --overwrite {disk}"));
     // A protected disk that does not fit is refused before anything is written.
     guest

@@ -1,4 +1,5 @@
-//! Measures a seeding and a 1 % delta beside the tools that people use today, in one run.
+//! Measures a seeding and a 1 % delta beside the tools that people use today, in one run; and the agent over mutual TLS,
+//! as it is used, beside the agent without TLS.
 //!
 //! Every tool copies the same image over loopback onto the same block device (a loop device with direct I/O), in turns: run
 //! 1 of each, run 2 of each, and so on, so that a busy minute of the machine hits all of them. Before each run
@@ -10,17 +11,14 @@
 
 use std::fs::File;
 use std::net::TcpListener;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::{Child, Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use mt_tests::data::{Fill, assert_same, change_blocks, fill};
 use mt_tests::disks::{Loop, run, text};
-use nix::sys::resource::{UsageWho, getrusage};
+use mt_tests::measure::{Cost, Extent, Sampler, cpu_of_children, median, start};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde::Serialize;
@@ -31,38 +29,36 @@ const SCSI_ID: &str = "naa.6000c29000000000000000000000b001";
 /// Compares mt-agent with nbdcopy, qemu-img and rsync.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Runs of each tool; medians are shown
-    #[arg(long, default_value_t = 5)]
-    runs: usize,
-    /// Size of the disk in MiB
-    #[arg(long, default_value_t = 2048)]
-    size: u64,
-    /// Folder for images; needs three times the size
-    #[arg(long, default_value = "/var/tmp")]
-    folder: PathBuf,
+    #[command(flatten)]
+    extent: Extent,
     /// The agent's binary, built with --release
     #[arg(long)]
     agent: PathBuf,
-    /// Print one JSON document
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Tool {
     MtAgent,
+    MtAgentPlain,
     Nbdcopy,
     QemuImg,
     Rsync,
 }
 
-const TOOLS: [Tool; 4] = [Tool::MtAgent, Tool::Nbdcopy, Tool::QemuImg, Tool::Rsync];
+const TOOLS: [Tool; 5] = [
+    Tool::MtAgent,
+    Tool::MtAgentPlain,
+    Tool::Nbdcopy,
+    Tool::QemuImg,
+    Tool::Rsync,
+];
 
 impl Tool {
     fn name(self) -> &'static str {
         match self {
             Self::MtAgent => "mt-agent",
+            Self::MtAgentPlain => "mt-agent without TLS",
             Self::Nbdcopy => "nbdkit+nbdcopy",
             Self::QemuImg => "qemu-img to qemu-nbd",
             Self::Rsync => "rsync --inplace",
@@ -75,19 +71,6 @@ impl Tool {
 enum Task {
     Full,
     Delta,
-}
-
-/// What one run cost.
-#[derive(Debug, Clone, Copy, Serialize)]
-struct Cost {
-    /// Wall time, seconds.
-    wall: f64,
-    /// User and system time of client and server, seconds.
-    cpu: f64,
-    /// Largest resident memory of client and server together, MiB.
-    memory: f64,
-    /// Largest resident memory of the server alone, MiB.
-    server_memory: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -113,7 +96,11 @@ fn main() -> ExitCode {
         eprintln!("error: the page cache can only be dropped by root\nhint: run scripts/bench as root");
         return ExitCode::from(2);
     }
-    let json = args.json;
+    if let Err((what, hint)) = ready(&args) {
+        eprintln!("error: {what}\nhint: {hint}");
+        return ExitCode::from(2);
+    }
+    let json = args.extent.json;
     let rows = Bench::new(args).run();
     if json {
         let document = serde_json::json!({ "schema": 1, "rows": rows });
@@ -124,10 +111,69 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Programs that a run starts by name.
+const PROGRAMS: [&str; 7] = [
+    "nbdkit",
+    "nbdcopy",
+    "qemu-nbd",
+    "qemu-img",
+    "rsync",
+    "losetup",
+    "blkdiscard",
+];
+
+/// Whether everything is there, asked before minutes are spent on the first tools: what is missing, and what to do.
+fn ready(args: &Args) -> Result<(), (String, &'static str)> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    for program in PROGRAMS {
+        if !std::env::split_paths(&path).any(|folder| folder.join(program).is_file()) {
+            return Err((
+                format!("{program} is not on this machine"),
+                "scripts/bench installs all tools",
+            ));
+        }
+    }
+    if !args.agent.is_file() {
+        return Err((
+            format!("there is no agent at {}", args.agent.display()),
+            "build it with: cargo build --release --package mt-agent",
+        ));
+    }
+    if args.extent.runs == 0 || args.extent.size == 0 {
+        return Err((
+            format!(
+                "cannot measure {} runs of {} MiB",
+                args.extent.runs, args.extent.size
+            ),
+            "--runs and --size are at least 1",
+        ));
+    }
+    let space = nix::sys::statvfs::statvfs(&args.extent.folder).map_err(|error| {
+        (
+            format!("cannot use the folder {}: {error}", args.extent.folder.display()),
+            "name a folder that exists with --folder",
+        )
+    })?;
+    let free = space.blocks_available().saturating_mul(space.fragment_size()) / MIB;
+    // Two images and the device; the state and log files of the tools are small.
+    let needed = args.extent.size.saturating_mul(3).saturating_add(64);
+    if free < needed {
+        return Err((
+            format!(
+                "{free} MiB are free in {}, {needed} MiB are needed",
+                args.extent.folder.display()
+            ),
+            "free some, name another folder with --folder, or measure a smaller disk with --size",
+        ));
+    }
+    Ok(())
+}
+
 impl Bench {
     fn new(args: Args) -> Self {
-        let scratch = tempfile::tempdir_in(&args.folder).expect("the folder for images can be written");
-        let size = args.size * MIB;
+        let scratch =
+            tempfile::tempdir_in(&args.extent.folder).expect("the folder for images can be written");
+        let size = args.extent.size * MIB;
         let images = [
             scratch.path().join("first.img"),
             scratch.path().join("second.img"),
@@ -159,12 +205,15 @@ impl Bench {
         let mut rows: Vec<Row> = Vec::new();
         for task in [Task::Full, Task::Delta] {
             let mut costs = vec![Vec::new(); TOOLS.len()];
-            for number in 1..=self.args.runs {
-                for (index, tool) in TOOLS.into_iter().enumerate() {
+            for number in 1..=self.args.extent.runs {
+                for place in 0..TOOLS.len() {
+                    // No tool always comes after the same other one, which left the disk of the host busy or idle.
+                    let index = (place + number * 2) % TOOLS.len();
+                    let tool = TOOLS[index];
                     let cost = self.once(task, tool);
                     eprintln!(
                         "run {number} of {}, {task:?}, {:20} {:6.2} s wall {:6.2} s CPU {:5.0} MiB",
-                        self.args.runs,
+                        self.args.extent.runs,
                         tool.name(),
                         cost.wall,
                         cost.cpu,
@@ -210,7 +259,7 @@ impl Bench {
         killpg(group, Signal::SIGTERM).expect("the server is there");
         server.wait().expect("a child can be waited for");
         let cpu = cpu_of_children() - before;
-        assert_same(&source, self.device.path(), self.args.size * MIB);
+        assert_same(&source, self.device.path(), self.args.extent.size * MIB);
         self.holds = image;
         Cost {
             wall,
@@ -222,15 +271,18 @@ impl Bench {
 
     fn server(&self, tool: Tool, folder: &Path, port: u16) -> Child {
         let device = self.device.text();
+        let control = free_port();
         let mut command;
         match tool {
-            Tool::MtAgent => {
+            Tool::MtAgent | Tool::MtAgentPlain => {
                 let config = folder.join("agent.toml");
                 let content = format!(
                     "[agent]\nstate_dir = \"{0}/state\"\nsocket = \"{0}/agent.sock\"\nsocket_group = \"root\"\n\
-                     [target]\nlisten = \"127.0.0.1:{port}\"\n[lab]\nenabled = true\n\
+                     [target]\nlisten = \"127.0.0.1:{port}\"\ncontrol = \"127.0.0.1:{control}\"\n\
+                     [lab]\nenabled = true\nplain = {plain}\n\
                      [[lab.disks]]\nscsi_id = \"{SCSI_ID}\"\npath = \"{device}\"\n",
-                    text(folder)
+                    text(folder),
+                    plain = tool == Tool::MtAgentPlain,
                 );
                 std::fs::write(&config, content).expect("the scratch folder can be written");
                 command = Command::new(&self.args.agent);
@@ -273,32 +325,38 @@ impl Bench {
         }
         let server = start(command);
         wait_for_port(port);
-        if tool == Tool::MtAgent {
+        if matches!(tool, Tool::MtAgent | Tool::MtAgentPlain) {
             let socket = folder.join("agent.sock");
-            let mut add = Command::new(&self.args.agent);
-            add.args([
-                "pair",
-                "add",
-                "bench/disk",
-                SCSI_ID,
-                "--overwrite",
-                SCSI_ID,
-                "--socket",
-                text(&socket),
-            ]);
-            // The data port is open before the local socket is.
             let until = Instant::now() + Duration::from_secs(20);
-            loop {
-                let output = add.output().expect("the agent's binary can be started");
-                if output.status.success() {
-                    break;
-                }
-                assert!(
-                    Instant::now() < until,
-                    "{}",
-                    String::from_utf8_lossy(&output.stderr)
+            // The data port is open before the local socket is.
+            while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+                assert!(Instant::now() < until, "the agent does not open its socket");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let agent = |args: &[&str]| {
+                let mut command = Command::new(&self.args.agent);
+                command.args(args).env("MT_AGENT_SOCKET", &socket);
+                let output = command.output().expect("the agent's binary can be started");
+                let (out, err) = (
+                    String::from_utf8_lossy(&output.stdout),
+                    String::from_utf8_lossy(&output.stderr),
                 );
-                std::thread::sleep(Duration::from_millis(50));
+                assert!(output.status.success(), "{args:?}: {err}");
+                out.into_owned()
+            };
+            agent(&["pair", "add", "bench/disk", SCSI_ID, "--overwrite", SCSI_ID]);
+            if tool == Tool::MtAgent {
+                let identity: serde_json::Value =
+                    serde_json::from_str(&agent(&["identity", "show", "--json"]))
+                        .expect("the answer is JSON");
+                let file = folder.join("passphrase");
+                let passphrase = identity["passphrase"].as_str().expect("it is shown once");
+                std::fs::write(&file, passphrase).expect("the scratch folder can be written");
+                let (state, target) = (folder.join("source"), format!("127.0.0.1:{control}"));
+                let mut register = vec!["register", "--name", "bench", "--target", &target];
+                register.extend(["--state-dir", text(&state), "--passphrase-file", text(&file)]);
+                agent(&register);
+                agent(&["machines", "approve", "bench"]);
             }
         }
         server
@@ -309,16 +367,14 @@ impl Bench {
         let nbd = format!("nbd://127.0.0.1:{port}");
         let mut command;
         match tool {
-            Tool::MtAgent => {
+            Tool::MtAgent | Tool::MtAgentPlain => {
                 command = Command::new(&self.args.agent);
-                command.args([
-                    "source",
-                    "send",
-                    "--pair",
-                    "bench/disk",
-                    "--target",
-                    &format!("127.0.0.1:{port}"),
-                ]);
+                if tool == Tool::MtAgentPlain {
+                    command.args(["source", "send", "--plain"]);
+                } else {
+                    command.args(["source", "send"]);
+                }
+                command.args(["--pair", "bench/disk", "--target", &format!("127.0.0.1:{port}")]);
                 command.args(["--state-dir", text(&folder.join("source")), source]);
             }
             Tool::Nbdcopy => {
@@ -360,17 +416,6 @@ impl Bench {
     }
 }
 
-/// Starts a program in a group of its own, silent.
-fn start(mut command: Command) -> Child {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0);
-    let name = format!("{command:?}");
-    command.spawn().unwrap_or_else(|error| panic!("{name}: {error}"))
-}
-
 /// Writes zeros where the file has holes.
 fn allocate_holes(path: &Path, size: u64) {
     run(
@@ -394,94 +439,6 @@ fn wait_for_port(port: u16) {
             "the server does not answer on port {port}"
         );
         std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// User and system time of all children that have been waited for, and theirs, in seconds.
-fn cpu_of_children() -> f64 {
-    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("asking for one's children cannot fail");
-    let seconds = |time: nix::sys::time::TimeVal| {
-        f64::from(i32::try_from(time.tv_sec()).unwrap_or(i32::MAX))
-            + f64::from(i32::try_from(time.tv_usec()).unwrap_or(0)) / 1e6
-    };
-    seconds(usage.user_time()) + seconds(usage.system_time())
-}
-
-/// Watches the largest resident memory of process groups.
-struct Sampler {
-    stop: Arc<AtomicBool>,
-    thread: std::thread::JoinHandle<Vec<f64>>,
-}
-
-impl Sampler {
-    fn start(groups: &[u32]) -> Self {
-        let groups: Vec<String> = groups.iter().map(u32::to_string).collect();
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || {
-            let mut peaks = vec![std::collections::BTreeMap::new(); groups.len()];
-            while !stopped.load(Ordering::Relaxed) {
-                for (group, pid, kib) in resident() {
-                    if let Some(index) = groups.iter().position(|wanted| *wanted == group) {
-                        let peak = peaks[index].entry(pid).or_insert(0.0_f64);
-                        *peak = peak.max(kib);
-                    }
-                }
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            peaks
-                .into_iter()
-                .map(|processes| processes.values().sum::<f64>() / 1024.0)
-                .collect()
-        });
-        Self { stop, thread }
-    }
-
-    fn stop(self) -> Vec<f64> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("the sampler does not panic")
-    }
-}
-
-/// Process group, process and VmHWM in KiB of every process that can be read.
-fn resident() -> Vec<(String, String, f64)> {
-    let Ok(entries) = std::fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    entries
-        .flatten()
-        .filter_map(|entry| {
-            let pid = entry
-                .file_name()
-                .into_string()
-                .ok()
-                .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))?;
-            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-            let group = stat.rsplit_once(") ")?.1.split(' ').nth(2)?.to_owned();
-            let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
-            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-            let kib = line.trim().trim_end_matches(" kB").parse().ok()?;
-            Some((group, pid, kib))
-        })
-        .collect()
-}
-
-fn median(runs: &[Cost]) -> Cost {
-    let of = |field: fn(&Cost) -> f64| {
-        let mut values: Vec<f64> = runs.iter().map(field).collect();
-        values.sort_by(f64::total_cmp);
-        let middle = values.len() / 2;
-        if values.len().is_multiple_of(2) {
-            f64::midpoint(values[middle - 1], values[middle])
-        } else {
-            values[middle]
-        }
-    };
-    Cost {
-        wall: of(|cost| cost.wall),
-        cpu: of(|cost| cost.cpu),
-        memory: of(|cost| cost.memory),
-        server_memory: of(|cost| cost.server_memory),
     }
 }
 
@@ -539,6 +496,10 @@ fn print_rows(rows: &[Row]) {
     }
     if let Some(found) = ratio(Task::Delta, Tool::Rsync) {
         goal("delta, wall against rsync", found, 0.5, "");
+    }
+    if let Some(found) = ratio(Task::Full, Tool::MtAgentPlain) {
+        // A loss of 20 % of the throughput.
+        goal("full, wall against the agent without TLS", found, 1.25, "");
     }
     if let Some(cost) = medians(Task::Full, Tool::MtAgent) {
         goal(

@@ -10,7 +10,7 @@ use super::{Guest, Said};
 /// busy machine makes them long ones.
 pub const SOON: Duration = Duration::from_secs(90);
 
-/// Configuration and start of the service; its words go to `/tmp/target.log`, its events to `/tmp/events`.
+/// Configuration and start of the service, and once the registration of the sources beside it; its words go to `/tmp/target.log`, its events to `/tmp/events`.
 const START: &str = "
 mkdir -p /etc/master-target /run/master-target
 printf '[agent]\\nsocket_group = \"root\"\\n' >/etc/master-target/agent.toml
@@ -26,6 +26,11 @@ for try in $(seq 600); do
 done
 cat /tmp/status.err >&2
 [ -s /tmp/status ] || { cat /tmp/target.log >&2; exit 1; }
+if [ ! -e /var/lib/master-target/source/appliance ]; then
+    mt-agent identity show --json | sed -n 's/.*\"passphrase\": \"\\(.*\\)\".*/\\1/p' >/tmp/passphrase
+    mt-agent register --target 127.0.0.1 --name db01 --passphrase-file /tmp/passphrase >&2 || exit 1
+    mt-agent machines approve db01 >&2 || exit 1
+fi
 setsid mt-agent events --json >/tmp/events 2>&1 &
 ";
 
