@@ -49,6 +49,30 @@ check_scripts() {
     return "$wrong"
 }
 
+# Each unit says how far it is exposed to what it works with, as `systemd-analyze security` measures it from 0 to 10:
+# "# Exposure: at most 2.0", or "# Exposure: not confined" where what it starts is somebody else's.
+check_units() {
+    local file limit wrong=0
+    while IFS= read -r -d '' file; do
+        limit=$(sed --quiet --regexp-extended 's/^# Exposure: (at most [0-9]+\.[0-9]|not confined).*/\1/p' "$MT_ROOT/$file")
+        case $limit in
+        "not confined") continue ;;
+        "at most "*) limit=${limit#at most } ;;
+        *)
+            echo "$file does not say how far it may be exposed"
+            wrong=1
+            continue
+            ;;
+        esac
+        # Its own unit of measure is a tenth; it fails where the exposure is higher.
+        if ! systemd-analyze security --offline=true --no-pager --threshold="$((10#${limit/./}))" "$MT_ROOT/$file"; then
+            echo "$file is exposed to more than $limit"
+            wrong=1
+        fi
+    done < <(project_files | grep --null-data --extended-regexp '\.service$')
+    return "$wrong"
+}
+
 # `check_help FOLDER`: the help of every program in it, and of each of its verbs, fits a terminal of 80 columns.
 check_help() {
     local program wrong=0

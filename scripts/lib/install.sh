@@ -23,12 +23,18 @@ packages_of() {
     faults) echo nbdkit libnbd-bin fuse3 lvm2 mdadm strace ;;
     guest) echo busybox-static cpio zstd kmod udev lvm2 mdadm e2fsprogs xfsprogs reiserfsprogs fdisk libc-bin binutils ;;
     # What mt-image starts, and firmware with and without Secure Boot for the machines that its images are tried in.
-    image) echo mmdebstrap squashfs-tools xorriso mtools dosfstools util-linux binutils ovmf libarchive-tools ;;
+    image)
+        echo mmdebstrap squashfs-tools xorriso mtools dosfstools util-linux binutils ovmf libarchive-tools fdisk e2fsprogs
+        ;;
     # Readers of VMDK and OVA files, and of exported recovery points, that are not ours.
     readers) echo qemu-utils libnbd-bin libvmdk-utils libarchive-tools openssl python3 python3-venv ;;
     # The signed loaders and GRUB's tools, of which the installer's tests make a small system.
-    installer) echo grub-common grub-pc-bin grub-efi-amd64-signed shim-signed dosfstools mtools squashfs-tools mount ;;
+    installer)
+        echo grub-common grub-pc-bin grub-efi-amd64-signed shim-signed dosfstools mtools squashfs-tools mount fdisk e2fsprogs
+        ;;
     bench) echo nbdkit libnbd-bin rsync ;;
+    # Two hosts in network namespaces.
+    network) echo iproute2 ;;
     deny) echo python3 python3-venv ;;
     # The vCenter simulator, and govc from Debian's source package.
     vsphere) echo golang-go golang-github-vmware-govmomi-dev golang-github-kr-pretty-dev debian-archive-keyring ;;
@@ -46,6 +52,13 @@ install_packages() {
         for name in $(packages_of "$group"); do is_installed "$name" || missing+=("$name"); done
     done
     ((${#missing[@]})) || return 0
+    # QEMU's packages exclude each other's versions. Asked for one alone, apt removes the other that is here, without a word;
+    # asked for both it has to find versions that agree.
+    if [[ " ${missing[*]} " == *" qemu-"* ]]; then
+        for name in $(packages_of qemu); do
+            ! is_installed "$name" || missing+=("$name")
+        done
+    fi
     [[ $(id -u) == 0 ]] || die 2 "these packages are missing: ${missing[*]}" "apt-get install ${missing[*]}"
     # shellcheck disable=SC1091
     local suite
