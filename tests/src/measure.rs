@@ -42,9 +42,17 @@ pub struct Cost {
     pub server_memory: f64,
 }
 
-/// Starts a program in a group of its own, silent.
-pub fn start(mut command: Command) -> Child {
+/// Starts a program in a group of its own, silent. It ends with this one, also when that is killed (`setpriv` of util-linux
+/// asks the kernel for it and becomes the program).
+///
+/// # Panics
+/// When it cannot be started.
+pub fn start(program: Command) -> Child {
+    let mut command = Command::new("setpriv");
     command
+        .args(["--pdeathsig", "KILL", "--"])
+        .arg(program.get_program())
+        .args(program.get_args())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -2,7 +2,8 @@
 //!
 //! The bound is what keeps the memory of a session flat whatever the size of its disk, and what sessions borrow from each
 //! other is bounded for all of them together. Buffers are made on demand and kept: a page that was touched once is not given
-//! back and faulted in again for each megabyte.
+//! back and faulted in again for each megabyte. They are made in pairs, which share a huge page: pools of an even number waste
+//! nothing.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -56,9 +57,15 @@ impl Supply {
         more: Option<OwnedSemaphorePermit>,
     ) -> PooledBuf {
         assert!(len <= PAYLOAD_BYTES_MAX, "lengths are bounded where they enter");
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let buffer = {
+            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+            if free.is_empty() {
+                free.extend(AlignedBuf::in_huge_page(PAYLOAD_BYTES_MAX));
+            }
+            free.pop()
+        };
         PooledBuf {
-            buffer: Some(free.unwrap_or_else(|| AlignedBuf::zeroed(PAYLOAD_BYTES_MAX))),
+            buffer,
             len,
             free: Arc::clone(&self.free),
             _permits: (permit, more),
@@ -164,10 +171,11 @@ mod tests {
         assert!(pool.try_take(1).is_none());
         drop(first);
         assert_eq!(pool.try_take(PAYLOAD_BYTES_MAX).unwrap().len(), PAYLOAD_BYTES_MAX);
+        drop(second);
         assert_eq!(
             pool.own.free.lock().unwrap().len(),
-            1,
-            "the freed buffer is used again, not a new one"
+            2,
+            "the freed buffers are used again, not new ones"
         );
     }
 

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use mt_identity::limits::UNAUTHENTICATED_BYTES;
 use mt_identity::tls::{explain, server_name};
 use rustls::{ClientConfig, ServerConfig};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, split};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf, split};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
@@ -65,8 +65,12 @@ impl AsyncWrite for Metered {
     }
 }
 
+/// Bytes that one call reads from a socket under TLS. rustls itself asks for 4 KiB at a time, which is four calls and four
+/// attempts to decrypt for each record of 16 KiB.
+const READ_BYTES: usize = 64 * 1024;
+
 /// TLS on a metered connection.
-pub type Secure = TlsStream<Metered>;
+pub type Secure = TlsStream<BufReader<Metered>>;
 
 /// A connection to a peer.
 #[derive(Debug)]
@@ -140,14 +144,14 @@ pub async fn accept(socket: TcpStream, config: Arc<ServerConfig>) -> io::Result<
         left: Some(UNAUTHENTICATED_BYTES),
     };
     TlsAcceptor::from(config)
-        .accept(metered)
+        .accept(BufReader::with_capacity(READ_BYTES, metered))
         .await
         .map(TlsStream::Server)
 }
 
 /// Takes the bound away from a peer that has authenticated.
 pub fn trust(stream: &mut Secure) {
-    stream.get_mut().0.left = None;
+    stream.get_mut().0.get_mut().left = None;
 }
 
 /// Does the handshake with a server.
@@ -156,7 +160,8 @@ pub fn trust(stream: &mut Secure) {
 /// When there is no handshake; [`explain_io`] says why in words.
 pub async fn connect(socket: TcpStream, config: Arc<ClientConfig>) -> io::Result<Secure> {
     let metered = Metered { socket, left: None };
-    let connected = TlsConnector::from(config).connect(server_name(), metered).await;
+    let socket = BufReader::with_capacity(READ_BYTES, metered);
+    let connected = TlsConnector::from(config).connect(server_name(), socket).await;
     connected.map(TlsStream::Client)
 }
 

@@ -45,10 +45,10 @@ pub const REGION_WINDOW: u16 = 32;
 const PAYLOAD_BUFFERS: usize = 16;
 
 /// Of these buffers, those that each session has for itself; the others are borrowed from what all sessions share.
-const REGION_BUFFERS_OWN: usize = 3;
+const REGION_BUFFERS_OWN: usize = 2;
 const PAYLOAD_BUFFERS_OWN: usize = 2;
 
-/// Buffers for all sessions together, for regions and for payloads: one session is as fast as ever, and sixteen take 80 MiB
+/// Buffers for all sessions together, for regions and for payloads: one session is as fast as ever, and sixteen take 64 MiB
 /// of their own and these 40 MiB.
 pub fn shared_buffers() -> (SharedBuffers, SharedBuffers) {
     (SharedBuffers::new(28), SharedBuffers::new(12))
