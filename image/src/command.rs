@@ -194,15 +194,8 @@ impl Program {
     /// Sorts a failure by who has to act.
     fn explain(&self, said: &str, message: &str) -> Error {
         let any = |needles: &[&str]| needles.iter().any(|needle| said.contains(needle));
-        if any(&[
-            "No space left on device",
-            "Write failed because No space",
-            // dnf counts before it begins, and rpm says it again.
-            "more space needed on the",
-            "Disk Requirements",
-        ]) {
-            return Error::new(Kind::Unexpected, message)
-                .hint("free space, or name other folders with --work and --out");
+        if let Some(error) = self.no_space(said) {
+            return error;
         }
         let network = [
             "Could not resolve",
@@ -241,6 +234,33 @@ impl Program {
                 .hint("the mirror cannot be reached: check the network, the proxy and the spec's addresses");
         }
         Error::new(Kind::Unexpected, message)
+    }
+
+    /// The error of a program that ran out of space: what it says of that, and nothing of what followed from it.
+    fn no_space(&self, said: &str) -> Option<Error> {
+        let telling: [&[&str]; 2] = [
+            &["No space left on device"],
+            // dnf counts before it begins, and rpm says it again; xorriso looks at the file system before it writes.
+            &[
+                "more space needed on the",
+                "Disk Requirements",
+                "exceeds free space on media",
+            ],
+        ];
+        let lines_with = |words: &&[&str]| -> Vec<&str> {
+            let tells = |line: &&str| words.iter().any(|words| line.contains(words));
+            said.lines().map(str::trim).filter(tells).take(2).collect()
+        };
+        let lines = telling
+            .iter()
+            .map(lines_with)
+            .find(|lines| !lines.is_empty())
+            .unwrap_or_default();
+        if lines.is_empty() {
+            return None;
+        }
+        let text = format!("{} ran out of space: {}", self.name, lines.join("; "));
+        Some(Error::new(Kind::Unexpected, text).no_space_left())
     }
 
     fn remedy(&self) -> String {
@@ -326,4 +346,34 @@ pub fn in_root(root: &Path, source_date: u64, name: &'static str, arguments: &[&
         .env("SOURCE_DATE_EPOCH", source_date.to_string())
         .env("DEBIAN_FRONTEND", "noninteractive")
         .run()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_ran_out_of_space_is_quoted_in_no_more_than_that() {
+        let said = "xorriso 1.5.4 : RockRidge filesystem manipulator, libburnia project.\n\
+                    Drive current: -outdev 'stdio:/x'\n\
+                    xorriso : UPDATE : 10 files added\n\
+                    xorriso : FAILURE : Image size 171223s exceeds free space on media 20s\n\
+                    xorriso : NOTE : -return_with SORRY 32 triggered by problem severity FAILURE\n";
+        let error = Program::new("xorriso").explain(said, "xorriso failed");
+        assert!(error.is_no_space());
+        assert_eq!(
+            error.to_string(),
+            "xorriso ran out of space: xorriso : FAILURE : Image size 171223s exceeds free space on media 20s"
+        );
+        let hint = error.next_step().unwrap();
+        assert!(hint.contains("free space") && !hint.contains("--"), "{hint}");
+        let said = format!("{said}libburn : FATAL : Write error : No space left on device\n");
+        let error = Program::new("xorriso").explain(&said, "xorriso failed");
+        assert_eq!(
+            error.to_string(),
+            "xorriso ran out of space: libburn : FATAL : Write error : No space left on device"
+        );
+        let other = Program::new("xorriso").explain("xorriso : FAILURE : other", "xorriso failed");
+        assert!(!other.is_no_space());
+    }
 }

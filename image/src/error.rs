@@ -73,13 +73,16 @@ impl Error {
         use std::io::ErrorKind as Found;
         let hint = match source.kind() {
             Found::StorageFull | Found::QuotaExceeded => {
-                "free space there, or name another folder with --out or --work"
+                "free space on the file system of that path, or name a path on another one"
             }
             Found::NotFound => "check the path; is the folder above it there?",
             Found::PermissionDenied => "run this as a user who may do that, or as root",
             Found::NotADirectory => "a part of the path is a file: check the path",
             Found::IsADirectory => "name a file in that folder",
-            Found::AlreadyExists => "remove it, choose another name, or give --force",
+            Found::AlreadyExists => "remove it, or choose another name",
+            Found::InvalidFilename => {
+                "choose a shorter name: file systems take 255 bytes for a name, 4095 for a path"
+            }
             Found::ReadOnlyFilesystem => "name a folder on a file system that can be written",
             Found::CrossesDevices => "name folders on one file system",
             _ => "the kernel's log (dmesg) may say more of the disk or the file system below that path",
@@ -111,6 +114,29 @@ impl Error {
         }
     }
 
+    /// Marks the cause as a full file system, where a program told it in words.
+    #[must_use]
+    pub fn no_space_left(mut self) -> Self {
+        self.source = Some(std::io::ErrorKind::StorageFull.into());
+        self.hint("free space, or name other folders on a file system that has more")
+    }
+
+    /// Makes one error of several, of the kind and with the hint of the first; `what` is what they were found in.
+    /// `None` when there are none.
+    #[must_use]
+    pub fn of_all(what: &str, mut errors: Vec<Self>) -> Option<Self> {
+        let lines: String = errors.iter().map(|error| format!("\n  {error}")).collect();
+        let count = errors.len();
+        let first = (count > 0).then(|| errors.swap_remove(0))?;
+        if count == 1 {
+            return Some(first);
+        }
+        Some(Self {
+            message: format!("{what} has {}:{lines}", counted(count as u64, "fault")),
+            ..first
+        })
+    }
+
     /// The operator's next step, where one is known.
     #[must_use]
     pub fn next_step(&self) -> Option<&str> {
@@ -124,6 +150,13 @@ impl Error {
             .as_ref()
             .is_some_and(|source| source.kind() == std::io::ErrorKind::StorageFull)
     }
+}
+
+/// A number of things: "1 fault", "2 faults".
+#[must_use]
+pub fn counted(count: u64, thing: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {thing}{plural}")
 }
 
 /// A path as it is safe to show on a terminal: control characters escaped.
@@ -188,5 +221,47 @@ impl std::fmt::Display for Fault {
             Some(offset) => write!(formatter, "{}: at offset {offset:#x}: {text}", self.code),
             None => write!(formatter, "{}: {text}", self.code),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_hint_is_one_that_any_verb_can_follow() {
+        for errno in 1..134 {
+            let error = std::io::Error::from_raw_os_error(errno);
+            let hint = Error::io("write", Path::new("x"), error);
+            let hint = hint.next_step().expect("a failed call has a hint");
+            assert!(!hint.contains("--"), "errno {errno} names an option: {hint}");
+        }
+    }
+
+    #[test]
+    fn a_name_of_too_many_bytes_is_told_as_that() {
+        let found = Path::new(&"x".repeat(300)).metadata().unwrap_err();
+        let error = Error::input("open", Path::new("x"), found);
+        assert_eq!(error.kind, Kind::Usage);
+        assert!(error.next_step().expect("a hint").contains("255 bytes"));
+    }
+
+    #[test]
+    fn several_errors_become_one_that_names_them_all() {
+        let one = |text: &str| Error::new(Kind::Usage, text).hint("do");
+        assert!(Error::of_all("x", Vec::new()).is_none());
+        let alone = Error::of_all("x", vec![one("a")]).expect("one");
+        assert_eq!(alone.to_string(), "a");
+        let both = Error::of_all("x", vec![one("a"), Error::new(Kind::Config, "b")]).expect("two");
+        assert_eq!(both.to_string(), "x has 2 faults:\n  a\n  b");
+        assert_eq!((both.kind, both.next_step()), (Kind::Usage, Some("do")));
+    }
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!(
+            [0, 1, 2].map(|count| counted(count, "grain")),
+            ["0 grains", "1 grain", "2 grains"]
+        );
     }
 }

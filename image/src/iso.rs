@@ -308,10 +308,7 @@ pub fn publish(made: &Path, target: &Path, existing: Existing) -> Result<()> {
         Existing::Replace => fs::rename(made, target),
     };
     done.map_err(|error| Error::io("name the new file", target, error))?;
-    let folder = target
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let folder = crate::publish::folder_of(target);
     let folder_file = fs::File::open(folder).map_err(|error| Error::io("open", folder, error))?;
     folder_file
         .sync_all()

@@ -52,10 +52,7 @@ impl Unpublished {
     /// The target exists and is to be kept or is no regular file, has no file name, or its folder cannot be written.
     pub fn create(target: &Path, existing: Existing) -> Result<Self> {
         refuse_existing(target, existing)?;
-        let folder = match target.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-            _ => PathBuf::from("."),
-        };
+        let folder = folder_of(target).to_owned();
         if target.file_name().is_none() {
             let text = format!("{} is no file name", shown(target));
             return Err(Error::new(Kind::Usage, text).hint("name the file to make"));
@@ -137,8 +134,13 @@ impl Unpublished {
 /// # Errors
 /// See there.
 pub fn refuse_existing(target: &Path, existing: Existing) -> Result<()> {
-    let Ok(found) = target.symlink_metadata() else {
-        return Ok(());
+    let found = match target.symlink_metadata() {
+        Ok(found) => found,
+        // The new file could not get this name either, which would show only after all the work.
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidFilename => {
+            return Err(Error::input("create", target, error));
+        }
+        Err(_) => return Ok(()),
     };
     if !found.is_file() {
         let text = format!(
@@ -155,6 +157,32 @@ pub fn refuse_existing(target: &Path, existing: Existing) -> Result<()> {
         .hint("remove it, choose another name, or give --force"));
     }
     Ok(())
+}
+
+/// Refuses unless the folder that `target` is to be in is there: a misspelt path would otherwise become a folder.
+///
+/// # Errors
+/// See there.
+pub fn refuse_no_folder_for(target: &Path) -> Result<()> {
+    let folder = folder_of(target);
+    match folder.metadata() {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err(Error::input(
+            "create a file in",
+            folder,
+            std::io::ErrorKind::NotADirectory.into(),
+        )),
+        Err(error) => Err(Error::input("create a file in", folder, error)),
+    }
+}
+
+/// The folder of a file that is named on the command line.
+#[must_use]
+pub fn folder_of(target: &Path) -> &Path {
+    target
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }
 
 /// Refuses to put a file in the place of what it is made from, `--force` or not.
@@ -242,6 +270,14 @@ mod tests {
         new.publish().unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), b"new");
         assert_eq!(names(folder.path()), ["x"]);
+    }
+
+    #[test]
+    fn a_name_that_no_file_can_have_is_refused_before_the_work() {
+        let folder = tempfile::tempdir().unwrap();
+        let refused = Unpublished::create(&folder.path().join("x".repeat(256)), Existing::Keep).unwrap_err();
+        assert_eq!(refused.kind, Kind::Usage);
+        assert!(refused.next_step().unwrap().contains("shorter"), "{refused}");
     }
 
     #[test]
