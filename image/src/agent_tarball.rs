@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use tar::{EntryType, Header};
 
 use crate::error::{Error, Kind, Result, shown};
+use crate::input::{self, Accept, PROGRAM_MAX};
 use crate::publish::{Existing, Unpublished};
 
 /// What the tarball is made of.
@@ -140,7 +141,7 @@ fn members(request: &Request) -> Result<BTreeMap<String, Member>> {
 }
 
 fn program(path: &Path) -> Result<Vec<u8>> {
-    let bytes = fs::read(path).map_err(|error| Error::io("read", path, error))?;
+    let bytes = input::read("program", path, PROGRAM_MAX, Accept::File)?;
     if bytes.starts_with(b"\x7fELF") {
         return Ok(bytes);
     }

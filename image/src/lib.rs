@@ -6,6 +6,7 @@ pub mod build;
 pub mod cli;
 pub mod command;
 pub mod error;
+pub mod input;
 pub mod iso;
 pub mod manifest;
 pub mod ova;

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use super::names::Release;
 use crate::command::Program;
 use crate::error::{Error, Kind, Result, shown};
+use crate::input::{self, Accept, KEY_MAX};
 use crate::rootfs::Package;
 use crate::spec::raw::Repository;
 
@@ -315,8 +316,8 @@ fn key_address(repository: &Repository) -> Result<String> {
     if !path.is_absolute() {
         return refuse(format!("{:?} is no absolute path", repository.gpgkey));
     }
-    match fs::read(path) {
-        Err(error) => refuse(format!("cannot read {}: {error}", shown(path))),
+    match input::read("key file", path, KEY_MAX, Accept::File) {
+        Err(error) => refuse(error.to_string()),
         Ok(bytes) if !String::from_utf8_lossy(&bytes).contains("-----BEGIN PGP PUBLIC KEY BLOCK-----") => {
             refuse(format!("{} holds no public key in ASCII armour", shown(path)))
         }
