@@ -13,10 +13,13 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result, shown};
+use crate::input::{self, Accept};
 
 /// Largest file taken; real ones have a few KiB.
 const VMX_SIZE_MAX: u64 = 4 << 20;
 const KEY: &str = "disk.EnableUUID";
+/// What some editors put before a text in UTF-8; it stays where it is and is no part of the first line.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// State of the setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +32,11 @@ pub enum EnableUuid {
     Missing,
     /// Given several times; which one counts is the product's choice.
     Repeated,
+    /// Given with a quotation mark that is not closed: what a product makes of that line is its choice.
+    Unclosed {
+        /// The line, from 1.
+        line: usize,
+    },
 }
 
 impl std::fmt::Display for EnableUuid {
@@ -38,6 +46,12 @@ impl std::fmt::Display for EnableUuid {
             Self::Off(value) => write!(formatter, "{value:?}, expected \"TRUE\""),
             Self::Missing => formatter.write_str("missing, expected \"TRUE\""),
             Self::Repeated => formatter.write_str("given several times, expected once"),
+            Self::Unclosed { line } => {
+                write!(
+                    formatter,
+                    "not to be made out: the quotation mark in line {line} is not closed, expected \"TRUE\""
+                )
+            }
         }
     }
 }
@@ -76,15 +90,20 @@ impl VmxFile {
     /// State of `disk.EnableUUID`.
     #[must_use]
     pub fn enable_uuid(&self) -> EnableUuid {
-        let mut values = self
-            .lines()
-            .filter_map(setting)
-            .filter(|(key, _)| key.eq_ignore_ascii_case(KEY.as_bytes()));
+        let mut values = (1..)
+            .zip(self.lines())
+            .filter_map(|(number, line)| setting(line).map(|found| (number, found)))
+            .filter(|(_, (key, _))| key.eq_ignore_ascii_case(KEY.as_bytes()));
         match (values.next(), values.next()) {
             (None, _) => EnableUuid::Missing,
             (Some(_), Some(_)) => EnableUuid::Repeated,
-            (Some((_, value)), None) if value.eq_ignore_ascii_case(b"true") => EnableUuid::On,
-            (Some((_, value)), None) => EnableUuid::Off(String::from_utf8_lossy(value).into_owned()),
+            (Some((_, (_, Value::Whole(value)))), None) if value.eq_ignore_ascii_case(b"true") => {
+                EnableUuid::On
+            }
+            (Some((_, (_, Value::Whole(value)))), None) => {
+                EnableUuid::Off(String::from_utf8_lossy(value).into_owned())
+            }
+            (Some((line, (_, Value::Unclosed))), None) => EnableUuid::Unclosed { line },
         }
     }
 
@@ -105,6 +124,9 @@ impl VmxFile {
             }
             // The first one is replaced, further ones go: no product says which would count.
             if !done {
+                if line.starts_with(BYTE_ORDER_MARK) {
+                    bytes.extend_from_slice(BYTE_ORDER_MARK);
+                }
                 bytes.extend_from_slice(b"disk.EnableUUID = \"TRUE\"");
                 let body = line
                     .iter()
@@ -131,18 +153,29 @@ impl VmxFile {
     }
 }
 
+/// Value of a line.
+enum Value<'a> {
+    /// Without its quotation marks, where there are any.
+    Whole(&'a [u8]),
+    /// It begins with a quotation mark, and there is no other.
+    Unclosed,
+}
+
 /// Key and value of a line, `None` for comments and everything else.
-fn setting(line: &[u8]) -> Option<(&[u8], &[u8])> {
-    let line = line.trim_ascii();
+fn setting(line: &[u8]) -> Option<(&[u8], Value<'_>)> {
+    // Nowhere but at the beginning of a file is there such a line.
+    let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line).trim_ascii();
     if line.starts_with(b"#") {
         return None;
     }
     let at = line.iter().position(|&byte| byte == b'=')?;
     let value = line[at + 1..].trim_ascii();
-    let value = value
-        .strip_prefix(b"\"")
-        .map_or(value, |rest| rest.strip_suffix(b"\"").unwrap_or(rest));
-    Some((line[..at].trim_ascii(), value.trim_ascii()))
+    let value = match value.strip_prefix(b"\"") {
+        Some(rest) if !rest.contains(&b'"') => Value::Unclosed,
+        Some(rest) => Value::Whole(rest.strip_suffix(b"\"").unwrap_or(rest).trim_ascii()),
+        None => Value::Whole(value),
+    };
+    Some((line[..at].trim_ascii(), value))
 }
 
 /// Reads a configuration file.
@@ -150,9 +183,6 @@ fn setting(line: &[u8]) -> Option<(&[u8], &[u8])> {
 /// # Errors
 /// It cannot be read, or is none ([`Kind::Refused`]).
 pub fn load(path: &Path) -> Result<VmxFile> {
-    let metadata = path
-        .metadata()
-        .map_err(|error| Error::input("read", path, error))?;
     let refuse = |reason: String| {
         Error::new(
             Kind::Refused,
@@ -163,10 +193,12 @@ pub fn load(path: &Path) -> Result<VmxFile> {
         )
         .hint("name the .vmx file in the virtual machine's folder")
     };
-    if !metadata.is_file() || metadata.len() > VMX_SIZE_MAX {
-        return Err(refuse(format!("it is no file of at most {VMX_SIZE_MAX} bytes")));
-    }
-    let bytes = std::fs::read(path).map_err(|error| Error::input("read", path, error))?;
+    let bytes = input::read(
+        "configuration of a virtual machine",
+        path,
+        VMX_SIZE_MAX,
+        Accept::File,
+    )?;
     VmxFile::parse(bytes).map_err(refuse)
 }
 

@@ -26,6 +26,12 @@ fn every_way_to_write_the_setting_is_understood() {
             "disk.EnableUUID = \"TRUE\"\ndisk.enableUUID = \"FALSE\"",
             EnableUuid::Repeated,
         ),
+        ("disk.EnableUUID = \"TRUE", EnableUuid::Unclosed { line: 5 }),
+        (
+            "x = \"y\"\ndisk.EnableUUID = \"",
+            EnableUuid::Unclosed { line: 6 },
+        ),
+        ("disk.EnableUUID = TRUE\"", EnableUuid::Off("TRUE\"".into())),
     ] {
         assert_eq!(file(&format!("{BASE}{line}\n")).enable_uuid(), state, "{line}");
         assert_eq!(
@@ -64,6 +70,30 @@ fn everything_else_stays_byte_for_byte() {
         appended.as_bytes(),
         [&before[3..], &after, b"\r\ndisk.EnableUUID = \"TRUE\"\r\n"].concat()
     );
+}
+
+/// Some editors put a mark before the text. It belongs to the file, and to no line of it.
+#[test]
+fn a_byte_order_mark_stays_and_hides_nothing() {
+    let rest = b"config.version = \"8\"\r\nvirtualHW.version = \"13\"\r\n";
+    for (first, state) in [
+        (&b"disk.EnableUUID = \"TRUE\"\r\n"[..], EnableUuid::On),
+        (
+            b"disk.EnableUUID = \"FALSE\"\r\n",
+            EnableUuid::Off("FALSE".into()),
+        ),
+        (b"disk.EnableUUID = \"TRUE\r\n", EnableUuid::Unclosed { line: 1 }),
+    ] {
+        let found = VmxFile::parse([BYTE_ORDER_MARK, first, rest].concat()).unwrap();
+        assert_eq!(found.enable_uuid(), state);
+        let expected = [BYTE_ORDER_MARK, b"disk.EnableUUID = \"TRUE\"\r\n", rest].concat();
+        assert_eq!(found.with_enable_uuid().as_bytes(), expected);
+    }
+    // The first line is one that the file cannot do without.
+    let found = VmxFile::parse([BYTE_ORDER_MARK, rest].concat()).unwrap();
+    assert_eq!(found.enable_uuid(), EnableUuid::Missing);
+    let expected = [BYTE_ORDER_MARK, rest, b"disk.EnableUUID = \"TRUE\"\r\n"].concat();
+    assert_eq!(found.with_enable_uuid().as_bytes(), expected);
 }
 
 #[test]
