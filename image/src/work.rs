@@ -25,12 +25,12 @@ pub struct WorkFolder {
 }
 
 impl WorkFolder {
-    /// Makes a folder below `parent`, readable by its owner only.
+    /// Makes a folder below `parent`, readable by its owner only. `parent` has to be there: whether it may be made is for
+    /// the verb to say.
     ///
     /// # Errors
     /// The folder cannot be made, or the janitor cannot be started.
     pub fn create(parent: &Path) -> Result<Self> {
-        std::fs::create_dir_all(parent).map_err(|error| Error::io("create", parent, error))?;
         let parent = parent
             .canonicalize()
             .map_err(|error| Error::io("find", parent, error))?;

@@ -39,9 +39,58 @@ fn unsealed_medium(folder: &Path, label: &str) -> PathBuf {
     iso
 }
 
+fn iso_of(folder: &tempfile::TempDir) -> PathBuf {
+    folder.path().join("small.iso")
+}
+
 fn embed(iso: &Path, answers: &Path, out: &Path) -> std::process::Output {
     let word = |path: &Path| path.to_str().unwrap().to_owned();
     mt_image(&["iso", "embed-ks", &word(iso), &word(answers), "--out", &word(out)])
+}
+
+/// What the installer would refuse on the machine, where nobody is there to mend it, is refused here: with its lines, before
+/// anything is written, and without any other program. So is a place that is not there, and a pipe that nobody fills.
+#[test]
+fn wrong_answers_and_places_are_refused_before_anything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (iso, good, wrong, pipe) = (path("any.iso"), path("good.ks"), path("wrong.ks"), path("pipe"));
+    fs::write(&iso, "x").unwrap();
+    fs::write(&good, "reboot\n").unwrap();
+    fs::write(&wrong, "lang en_US\n\nreboott\nrootpw secret\n").unwrap();
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let huge = path("huge.ks");
+    fs::File::create(&huge).unwrap().set_len(1 << 40).unwrap();
+    let before = names(folder.path());
+    let out = path("out.iso");
+    for (iso, answers, out, code, says) in [
+        (&iso, &wrong, &out, 3, "has 2 errors; nothing was written"),
+        (
+            &iso,
+            &wrong,
+            &out,
+            3,
+            "\n  line 3: reboott: no such command; did you mean reboot?",
+        ),
+        (
+            &iso,
+            &wrong,
+            &out,
+            3,
+            "\n  line 4: rootpw: a password in clear text",
+        ),
+        (&iso, &huge, &out, 3, "at most 1048576 are read"),
+        (&iso, &pipe, &out, 3, "it is empty"),
+        (&pipe, &good, &out, 2, "neither a file nor a block device"),
+        (&iso, &good, &path("no/such/out.iso"), 2, "no/such: No such file"),
+        (&iso, &good, &iso.join("out.iso"), 2, "cannot create a file in"),
+    ] {
+        let output = embed(iso, answers, out);
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains(says) && said.contains("hint: "), "{says}: {said}");
+        assert_eq!(names(folder.path()), before);
+    }
 }
 
 #[test]
@@ -86,6 +135,17 @@ fn the_same_answers_give_the_same_bytes_under_any_name() {
     let read = run("xorriso", &[&arguments[..], &[&two], &rest[..]].concat());
     assert!(read.status.success(), "{}", text(&read));
     assert_eq!(fs::read_to_string(&back).unwrap(), "lang en_US\nreboot\n");
+    fs::remove_file(&two).unwrap();
+    let hash = format!("rootpw --iscrypted $6$salt${}\n", "a".repeat(86));
+    fs::write(&answers, hash).unwrap();
+    let made = embed(&iso_of(&folder), &answers, &two);
+    assert!(
+        text(&made).contains("only its owner may read it"),
+        "{}",
+        text(&made)
+    );
+    let mode = std::os::unix::fs::PermissionsExt::mode(&two.metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
     assert_eq!(names(folder.path()).len(), 5, "{:?}", names(folder.path()));
 }
 
@@ -121,7 +181,7 @@ fn other_files_are_refused_and_nothing_is_left() {
             3,
             "its label is \"OTHER\", expected is \"MASTER_TARGET\"",
         ),
-        (&iso, &empty, 3, "is no kickstart file: 0 bytes"),
+        (&iso, &empty, 3, "is no kickstart file: it is empty"),
         (&iso, &zeros, 3, "is no kickstart file"),
         (&folder.path().join("none"), &answers, 2, "none: No such file"),
     ];

@@ -8,18 +8,22 @@ use clap::Subcommand;
 use super::vmdk::{existing, open_input};
 use super::{judge, say, say_json};
 use crate::error::{Fault, Result, shown};
-use crate::iso::embed::embed_kickstart;
+use crate::iso::embed::{Readers, embed_kickstart};
 use crate::iso::seal;
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Make an unattended medium by putting a kickstart file on it
+    ///
+    /// The kickstart file is checked as "mt-installer ks check" does; with
+    /// errors in it nothing is written. A medium whose answers hold the hash of
+    /// the root password is readable for its owner only (mode 0600).
     EmbedKs {
         /// Installation medium
         iso: PathBuf,
-        /// Kickstart file
+        /// Kickstart file, or a pipe as <(...) gives; at most 1 MiB
         kickstart: PathBuf,
-        /// Medium to make
+        /// Medium to make, in a folder that is there
         #[arg(long)]
         out: PathBuf,
         /// Replace the file if it exists
@@ -44,9 +48,15 @@ pub fn run(verb: Verb) -> Result<()> {
             out,
             force,
         } => {
-            embed_kickstart(&iso, &kickstart, &out, existing(force))?;
+            let readers = embed_kickstart(&iso, &kickstart, &out, existing(force))?;
+            let who = match readers {
+                Readers::All => "",
+                Readers::Owner => {
+                    "; only its owner may read it, since it holds the hash of the root password"
+                }
+            };
             say(&format!(
-                "{}: starts the unattended installation by itself",
+                "{}: starts the unattended installation by itself{who}",
                 shown(&out)
             ))
         }

@@ -2,39 +2,47 @@
 //! An unattended medium: the answers file put onto a medium that is there.
 
 use std::fs;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
+
+use mt_installer::answers::RootLogin;
+use mt_installer::kickstart;
 
 use super::{LABEL, publish, seal};
 use crate::command::Program;
-use crate::error::{Error, Kind, Result, shown};
-use crate::publish::{Existing, refuse_existing, refuse_same};
+use crate::error::{Error, Kind, Result, counted, shown};
+use crate::input::{self, Accept, KICKSTART_MAX};
+use crate::publish::{Existing, folder_of, refuse_existing, refuse_no_folder_for, refuse_same};
 
-/// Makes an unattended medium of `iso` by putting answers on it; nothing is rebuilt, the boot entries stay.
+/// What was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readers {
+    /// Anybody may read the medium.
+    All,
+    /// Its owner only, since it holds the hash of a password.
+    Owner,
+}
+
+/// Makes an unattended medium of `iso` by putting answers on it; nothing is rebuilt, the boot entries stay. Tells who may
+/// read it.
 ///
 /// # Errors
-/// The medium is none of ours or damaged, the answers cannot be read, `target` exists, or xorriso failed.
-pub fn embed_kickstart(iso: &Path, answers: &Path, target: &Path, existing: Existing) -> Result<()> {
-    crate::command::require(&["xorriso"])?;
+/// The medium is none of ours or damaged, the answers are wrong, `target` exists, or xorriso failed.
+pub fn embed_kickstart(iso: &Path, answers: &Path, target: &Path, existing: Existing) -> Result<Readers> {
     refuse_existing(target, existing)?;
+    refuse_no_folder_for(target)?;
     for input in [iso, answers] {
         refuse_same(input, target)?;
     }
+    let (_, size) = crate::cli::open_input(iso)?;
     // Absolute, since xorriso takes some relative names for addresses of drives.
     let iso = &iso
         .canonicalize()
         .map_err(|error| Error::input("find the medium", iso, error))?;
-    let text = fs::read(answers).map_err(|error| Error::input("read the answers", answers, error))?;
-    if text.is_empty() || text.len() > 1 << 20 || text.contains(&0) {
-        let found = format!("{} is no kickstart file: {} bytes", shown(answers), text.len());
-        return Err(Error::new(Kind::Config, found).hint("give a text file of at most 1 MiB"));
-    }
-    let date = modification_date(iso)?;
-    let folder = target
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let scratch = crate::work::WorkFolder::create(folder)?;
+    let (text, readers) = read_answers(answers)?;
+    let date = modification_date(iso, size)?;
+    crate::command::require(&["xorriso"])?;
+    let scratch = crate::work::WorkFolder::create(folder_of(target))?;
     let found = Program::new("xorriso")
         .args(["-indev"])
         .arg(iso)
@@ -72,16 +80,84 @@ pub fn embed_kickstart(iso: &Path, answers: &Path, target: &Path, existing: Exis
         .args(["-boot_image", "any", "replay"])
         .args(["-boot_image", "any", "gpt_disk_guid=volume_date_uuid"])
         .tied()
-        .run()?;
-    seal::apply(&made)?;
-    publish(&made, target, existing)
+        .run()
+        .map_err(|error| no_space_for(error, target, size))?;
+    finish(&made, target, readers, existing)?;
+    Ok(readers)
+}
+
+/// Seals what was made and gives it its name.
+fn finish(made: &Path, target: &Path, readers: Readers, existing: Existing) -> Result<()> {
+    seal::apply(made)?;
+    if readers == Readers::Owner {
+        // Before it has a name: the scratch folder is nobody else's.
+        fs::set_permissions(made, fs::Permissions::from_mode(0o600))
+            .map_err(|error| Error::io("restrict", made, error))?;
+    }
+    publish(made, target, existing)
+}
+
+/// Reads answers and judges them as the installer will: on the machine nobody is there to mend them. What depends on the
+/// machine, such as whether it has the disk, is left to the installer.
+fn read_answers(path: &Path) -> Result<(String, Readers)> {
+    let bytes = input::read("kickstart file", path, KICKSTART_MAX, Accept::FileOrPipe)?;
+    let refuse = |found: String| {
+        let text = format!(
+            "{} is no kickstart file: {found}; nothing was written",
+            shown(path)
+        );
+        Error::new(Kind::Config, text).hint("give a text file with the commands of a kickstart file")
+    };
+    if bytes.is_empty() {
+        return Err(refuse("it is empty".to_owned()));
+    }
+    if bytes.contains(&0) {
+        return Err(refuse(format!("its {} bytes are no text", bytes.len())));
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        refuse(format!("byte {at} is not UTF-8"))
+    })?;
+    let answers = kickstart::parse(&text).map_err(|faults| {
+        let lines: String = faults
+            .iter()
+            .map(|fault| format!("\n  line {}: {}", fault.line, fault.text))
+            .collect();
+        let count = counted(faults.len() as u64, "error");
+        let text = format!(
+            "the kickstart file {} has {count}; nothing was written:{lines}",
+            shown(path)
+        );
+        Error::new(Kind::Config, text)
+            .hint("correct the file: the installer would refuse it; \"mt-installer ks check\" checks it too")
+    })?;
+    let readers = match answers.root {
+        RootLogin::Hash(_) => Readers::Owner,
+        RootLogin::Locked => Readers::All,
+    };
+    Ok((text, readers))
+}
+
+/// Says where there is no space, and how much is needed: xorriso knows neither.
+fn no_space_for(error: Error, target: &Path, size: u64) -> Error {
+    if !error.is_no_space() {
+        return error;
+    }
+    let text = format!(
+        "cannot write {}: no space is left in {} for its {} MiB; nothing was written",
+        shown(target),
+        shown(folder_of(target)),
+        size.div_ceil(1 << 20)
+    );
+    Error::new(Kind::Unexpected, text)
+        .hint("free space there, or name a folder on another file system with --out")
 }
 
 /// Reads when a medium of ours was made from its primary volume descriptor (ECMA-119 8.4; at byte 32768: "CD001" at 1,
 /// volume identifier at 40, size in blocks of 2048 bytes at 80, modification date of 16 digits at 830).
 ///
 /// The medium with answers gets the same date, so that the same answers on the same medium always give the same bytes.
-fn modification_date(iso: &Path) -> Result<String> {
+fn modification_date(iso: &Path, size: u64) -> Result<String> {
     let refuse = |found: &str| {
         let text = format!(
             "{} is no installation medium of the master target: {found}",
@@ -90,10 +166,6 @@ fn modification_date(iso: &Path) -> Result<String> {
         Err(Error::new(Kind::Config, text).hint("name the ISO that mt-image build made"))
     };
     let file = fs::File::open(iso).map_err(|error| Error::io("open", iso, error))?;
-    let size = file
-        .metadata()
-        .map_err(|error| Error::io("examine", iso, error))?
-        .len();
     let mut descriptor = [0u8; 2048];
     if size < 17 * 2048 || file.read_exact_at(&mut descriptor, 16 * 2048).is_err() {
         return refuse(&format!("it has {size} bytes"));
@@ -115,4 +187,80 @@ fn modification_date(iso: &Path) -> Result<String> {
         return refuse("its volume descriptor holds no modification date");
     }
     Ok(date.iter().copied().map(char::from).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answers(text: &[u8]) -> Result<(String, Readers)> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.ks");
+        fs::write(&path, text).unwrap();
+        read_answers(&path)
+    }
+
+    fn hash() -> String {
+        format!("rootpw --iscrypted $6$salt${}\n", "a".repeat(86))
+    }
+
+    #[test]
+    fn answers_are_judged_as_the_installer_does() {
+        let text = "lang en_US\nreboott\nrootpw secret\n";
+        let error = answers(text.as_bytes()).unwrap_err();
+        assert_eq!(error.kind, Kind::Config);
+        let said = error.to_string();
+        let faults = kickstart::parse(text).unwrap_err();
+        assert_eq!(faults.len(), 2);
+        for fault in faults {
+            let line = format!("\n  line {}: {}", fault.line, fault.text);
+            assert!(said.contains(&line), "{line} is not in {said}");
+        }
+        // Whether a machine has this disk is for the installer on that machine to say.
+        let disk = "ignoredisk --only-use=naa.6000c29a71e000000000000000000001\n";
+        assert!(answers(disk.as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_text_is_refused() {
+        for (bytes, says) in [
+            (&b""[..], "it is empty"),
+            (b"reboot\n\0", "are no text"),
+            (b"reboot\n\xff\n", "byte 7 is not UTF-8"),
+        ] {
+            let error = answers(bytes).unwrap_err();
+            assert_eq!(error.kind, Kind::Config);
+            assert!(error.to_string().contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_medium_with_the_hash_of_a_password_is_for_its_owner() {
+        for (text, mode) in [(hash(), 0o600), ("rootpw --lock\n".to_owned(), 0o644)] {
+            let (_, readers) = answers(text.as_bytes()).unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            let (made, target) = (folder.path().join("made"), folder.path().join("target"));
+            fs::write(&made, vec![1u8; 40_000]).unwrap();
+            fs::set_permissions(&made, fs::Permissions::from_mode(0o644)).unwrap();
+            finish(&made, &target, readers, Existing::Keep).unwrap();
+            let found = target.metadata().unwrap().permissions().mode() & 0o777;
+            assert_eq!(found, mode, "{text}");
+            assert!(seal::verify(&target).unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_told_without_what_xorriso_said() {
+        let raw = Error::new(Kind::Unexpected, "xorriso ran out of space: ...").no_space_left();
+        let error = no_space_for(raw, Path::new("some/folder/x.iso"), 5 << 20);
+        assert_eq!(
+            error.to_string(),
+            "cannot write some/folder/x.iso: no space is left in some/folder for its 5 MiB; nothing was written"
+        );
+        let other = Error::new(Kind::Unexpected, "xorriso failed");
+        assert_eq!(
+            no_space_for(other, Path::new("x"), 1).to_string(),
+            "xorriso failed"
+        );
+    }
 }
