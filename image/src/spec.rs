@@ -3,13 +3,20 @@
 //! [`ImageSpec`]; the rest of the crate sees only the latter.
 //!
 //! Unknown keys are errors with their line and the nearest known key, since a misspelt key that is ignored shows up
-//! in an appliance months later.
+//! in an appliance months later. What is well-formed and senseless is judged by rooms: `judge` for most, `contents` for
+//! what is left out of the image, `property` for what the deploy wizard asks.
 
+mod contents;
+pub mod guest_os;
+mod judge;
+mod lines;
+mod property;
 pub mod raw;
 
 use std::path::Path;
 
-use crate::error::{Error, Kind, Result, shown};
+use crate::error::{Error, Kind, Result, counted, shown};
+use crate::input::{self, Accept, SPEC_MAX};
 pub use raw::{Base, Firmware, Manifest, NicKind, PropertyKind, ScsiKind};
 
 /// Hardware versions ESXi takes and the first release that does; 12 and 16 are Workstation's.
@@ -55,30 +62,45 @@ pub struct ImageSpec {
 /// Reads and judges a spec file.
 ///
 /// # Errors
-/// [`Kind::Config`] with file, line and reason.
+/// [`Kind::Config`] with file, lines and reasons.
 pub fn load(path: &Path) -> Result<ImageSpec> {
-    let text = std::fs::read_to_string(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::InvalidData => {
-            let text = format!("image spec {}: it is no text in UTF-8", shown(path));
-            Error::new(Kind::Config, text).hint("image/specs/debian.toml is a complete example")
+    parse(&read(path)?).map_err(|faults| error_of(path, &faults))
+}
+
+/// Reads the text of a spec file.
+///
+/// # Errors
+/// It cannot be read, or is no text.
+pub fn read(path: &Path) -> Result<String> {
+    input::read_text("image spec", path, SPEC_MAX, Accept::File)
+}
+
+/// Line of a key such as `rootfs.overlay` in the text of a spec.
+#[must_use]
+pub fn line_of(text: &str, key: &str) -> Option<usize> {
+    lines::Lines::of(text).line(key)
+}
+
+/// The error of a spec that has faults.
+#[must_use]
+pub fn error_of(path: &Path, faults: &[SpecFault]) -> Error {
+    let text = match faults {
+        [fault] => format!("image spec {}: {fault}", shown(path)),
+        _ => {
+            let lines: String = faults.iter().map(|fault| format!("\n  {fault}")).collect();
+            let count = counted(faults.len() as u64, "fault");
+            format!("image spec {} has {count}:{lines}", shown(path))
         }
-        _ => Error::input("read the image spec", path, error),
-    })?;
-    parse(&text).map_err(|fault| {
-        let message = match fault.line {
-            Some(line) => format!("image spec {}: line {line}: {}", shown(path), fault.text),
-            None => format!("image spec {}: {}", shown(path), fault.text),
-        };
-        let error = Error::new(Kind::Config, message);
-        match fault.nearest {
-            Some(nearest) => error.hint(format!("did you mean \"{nearest}\"?")),
-            None => error.hint("image/specs/debian.toml is a complete example"),
-        }
-    })
+    };
+    let error = Error::new(Kind::Config, text);
+    match faults.iter().find_map(|fault| fault.nearest.as_ref()) {
+        Some(nearest) => error.hint(format!("did you mean \"{nearest}\"?")),
+        None => error.hint("image/specs/debian.toml is a complete example"),
+    }
 }
 
 /// What is wrong with a spec.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct SpecFault {
     /// Line in the file, from 1.
     pub line: Option<usize>,
@@ -88,251 +110,68 @@ pub struct SpecFault {
     pub nearest: Option<String>,
 }
 
+impl std::fmt::Display for SpecFault {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.line {
+            Some(line) => write!(formatter, "line {line}: {}", self.text),
+            None => formatter.write_str(&self.text),
+        }
+    }
+}
+
 /// Parses and judges the text of a spec.
 ///
 /// # Errors
-/// The first fault.
-pub fn parse(text: &str) -> std::result::Result<ImageSpec, SpecFault> {
+/// What cannot be parsed alone; otherwise all faults, in the order of their lines.
+pub fn parse(text: &str) -> std::result::Result<ImageSpec, Vec<SpecFault>> {
     let raw: raw::RawSpec = toml::from_str(text).map_err(|error| {
-        let line = error
-            .span()
-            .map(|span| 1 + text[..span.start].matches('\n').count());
         let message = error.message().to_owned();
         let nearest = nearest_key(&message);
-        SpecFault {
-            line,
+        vec![SpecFault {
+            line: error.span().map(|span| lines::line_at(text, span.start)),
             text: message,
             nearest,
-        }
+        }]
     })?;
-    judge(raw).map_err(|(key, text_of_fault)| SpecFault {
-        line: line_of(text, key),
-        text: format!("{key}: {text_of_fault}"),
-        nearest: None,
-    })
-}
-
-/// Finds the known key most like the unknown one in serde's "unknown field `x`, expected one of `a`, `b`".
-fn nearest_key(message: &str) -> Option<String> {
-    let mut quoted = message.split('`').skip(1).step_by(2);
-    let unknown = message.starts_with("unknown ").then(|| quoted.next()).flatten()?;
-    quoted
-        .map(|known| (strsim::jaro_winkler(unknown, known), known))
-        .max_by(|left, right| left.0.total_cmp(&right.0))
-        .map(|(_, known)| known.to_owned())
-}
-
-/// Line of `section.key`, so that a judgement can point to it as the parser does.
-fn line_of(text: &str, key: &str) -> Option<usize> {
-    let (section, name) = key.rsplit_once('.').unwrap_or(("", key));
-    let mut current = String::new();
-    for (index, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.starts_with('[') {
-            current = line.trim_matches(|c| c == '[' || c == ']').to_owned();
-        } else if current == section
-            && let Some((found, _)) = line.split_once('=')
-            && found.trim() == name
-        {
-            return Some(index + 1);
-        }
-    }
-    None
-}
-
-type Judgement<T> = std::result::Result<T, (&'static str, String)>;
-
-fn ensure(holds: bool, key: &'static str, text: impl FnOnce() -> String) -> Judgement<()> {
-    if holds { Ok(()) } else { Err((key, text())) }
-}
-
-fn judge(raw: raw::RawSpec) -> Judgement<ImageSpec> {
-    ensure(raw.schema == 1, "schema", || {
-        format!("is {}, this program reads 1", raw.schema)
-    })?;
-    let image = raw.image;
-    ensure(is_file_word(&image.name), "image.name", || {
-        format!("{:?} is no name of letters, digits and hyphens", image.name)
-    })?;
-    check_version(&image.version).map_err(|text| ("image.version", text))?;
-    for (key, text) in [
-        ("product.name", &raw.product.name),
-        ("product.vendor", &raw.product.vendor),
-        ("product.annotation", &raw.product.annotation),
-    ] {
-        ensure(is_xml_text(text), key, || {
-            "holds a character that XML cannot carry".to_owned()
-        })?;
-    }
-    judge_rootfs(&raw.rootfs)?;
-    judge_hardware(&raw.hardware)?;
-    judge_sizes(&raw.sizes)?;
-    judge_modules(&raw.modules)?;
-    for path in &raw.trim.paths {
-        let clean = path.starts_with('/') && path.len() > 2 && !path.split('/').any(|part| part == "..");
-        ensure(clean, "trim.paths", || {
-            format!("{path:?} is no absolute path within the root file system")
-        })?;
-    }
-    let properties = raw.properties;
-    for (index, property) in properties.iter().enumerate() {
-        judge_property(property)?;
-        ensure(
-            !properties[..index].iter().any(|other| other.key == property.key),
-            "properties.key",
-            || format!("{} is given twice", property.key),
-        )?;
+    let found = judge::judge(&raw);
+    if !found.is_empty() {
+        let lines = lines::Lines::of(text);
+        let mut faults: Vec<SpecFault> = found
+            .into_iter()
+            .map(|(place, text)| SpecFault {
+                line: lines.line(&place),
+                text: format!("{}: {text}", lines::key_of(&place)),
+                nearest: None,
+            })
+            .collect();
+        faults.sort_by_key(|fault| fault.line);
+        return Err(faults);
     }
     Ok(ImageSpec {
-        name: image.name,
-        version: image.version,
-        source_date: image.source_date,
+        name: raw.image.name,
+        version: raw.image.version,
+        source_date: raw.image.source_date,
         product: raw.product,
         rootfs: raw.rootfs,
         modules: raw.modules,
         trim: raw.trim,
         sizes: raw.sizes,
         hardware: raw.hardware,
-        properties,
+        properties: raw.properties,
     })
 }
 
-fn judge_rootfs(rootfs: &raw::Rootfs) -> Judgement<()> {
-    match rootfs.base {
-        Base::Debian => {
-            ensure(!rootfs.sources.is_empty(), "rootfs.sources", || {
-                "is empty: a debian image needs its suites, the security suite among them".to_owned()
-            })?;
-            ensure(rootfs.repositories.is_empty(), "rootfs.repositories", || {
-                "is for el images; a debian image has rootfs.sources".to_owned()
-            })?;
-            let secured = rootfs
-                .sources
-                .iter()
-                .any(|source| suite_of(source).is_some_and(|suite| suite.ends_with("-security")));
-            ensure(secured, "rootfs.sources", || {
-                "has no security suite: the kernel would be the release's first".to_owned()
-            })?;
-            for source in &rootfs.sources {
-                let clean =
-                    (source.starts_with("deb ") || source.starts_with("deb [")) && !source.contains('\n');
-                ensure(clean, "rootfs.sources", || {
-                    format!("{source:?} is no \"deb ...\" line")
-                })?;
-            }
-        }
-        Base::El => {
-            ensure(!rootfs.repositories.is_empty(), "rootfs.repositories", || {
-                "is empty: an el image needs its repositories".to_owned()
-            })?;
-            ensure(rootfs.sources.is_empty(), "rootfs.sources", || {
-                "is for debian images; an el image has rootfs.repositories".to_owned()
-            })?;
-            for repository in &rootfs.repositories {
-                ensure(is_file_word(&repository.id), "rootfs.repositories.id", || {
-                    format!("{:?} is no name of letters, digits and hyphens", repository.id)
-                })?;
-                let clean =
-                    !repository.baseurl.contains(char::is_whitespace) && repository.baseurl.contains("://");
-                ensure(clean, "rootfs.repositories.baseurl", || {
-                    format!("{:?} is no address", repository.baseurl)
-                })?;
-                ensure(
-                    !repository.gpgkey.is_empty(),
-                    "rootfs.repositories.gpgkey",
-                    || format!("is empty: packages of {} could not be verified", repository.id),
-                )?;
-            }
-        }
-    }
-    ensure(is_file_word(&rootfs.release), "rootfs.release", || {
-        format!("{:?} is no release name", rootfs.release)
-    })?;
-    ensure(!rootfs.packages.is_empty(), "rootfs.packages", || {
-        "is empty".to_owned()
-    })?;
-    let names = rootfs.initramfs_without.iter().chain(&rootfs.masked_units);
-    for name in names {
-        let clean = is_file_word(&name.replace('@', "-"));
-        ensure(clean, "rootfs.masked_units", || format!("{name:?} is no name"))?;
-    }
-    for (index, package) in rootfs.packages.iter().enumerate() {
-        ensure(is_package(package), "rootfs.packages", || {
-            format!("{package:?} is no package name")
-        })?;
-        ensure(
-            !rootfs.packages[..index].contains(package),
-            "rootfs.packages",
-            || format!("{package} is listed twice"),
-        )?;
-    }
-    Ok(())
-}
-
-/// Suite of a `deb [OPTIONS] URL SUITE COMPONENT...` line.
-fn suite_of(source: &str) -> Option<&str> {
-    let rest = source.strip_prefix("deb ")?.trim_start();
-    let rest = if rest.starts_with('[') {
-        rest.split_once(']')?.1
-    } else {
-        rest
-    };
-    rest.split_whitespace().nth(1)
-}
-
-fn judge_hardware(hardware: &raw::Hardware) -> Judgement<()> {
-    let known = HARDWARE_VERSIONS
-        .iter()
-        .any(|(version, _)| *version == hardware.vmx);
-    ensure(known, "hardware.vmx", || {
-        let list: Vec<String> = HARDWARE_VERSIONS
-            .iter()
-            .map(|(version, _)| version.to_string())
-            .collect();
-        format!(
-            "is {}, ESXi takes {} (12 and 16 are for Workstation only)",
-            hardware.vmx,
-            list.join(", ")
-        )
-    })?;
-    ensure((1..=128).contains(&hardware.vcpus), "hardware.vcpus", || {
-        format!("is {}, allowed are 1 to 128", hardware.vcpus)
-    })?;
-    let memory_ok =
-        (1024..=4_194_304).contains(&hardware.memory_mib) && hardware.memory_mib.is_multiple_of(4);
-    ensure(memory_ok, "hardware.memory_mib", || {
-        format!(
-            "is {}, allowed are multiples of 4 from 1024 to 4194304",
-            hardware.memory_mib
-        )
-    })?;
-    ensure(
-        (1..=4).contains(&hardware.scsi_controllers),
-        "hardware.scsi_controllers",
-        || format!("is {}, a virtual machine has 1 to 4", hardware.scsi_controllers),
-    )?;
-    ensure(
-        !(hardware.secure_boot && hardware.firmware == Firmware::Bios),
-        "hardware.secure_boot",
-        || "is true, but hardware.firmware is \"bios\": Secure Boot needs \"efi\"".to_owned(),
-    )?;
-    ensure(
-        !(hardware.secure_boot && hardware.vmx < 13),
-        "hardware.secure_boot",
-        || {
-            format!(
-                "is true, but hardware.vmx is {}: Secure Boot came with 13",
-                hardware.vmx
-            )
-        },
-    )?;
-    ensure(is_file_word(&hardware.guest_os), "hardware.guest_os", || {
-        format!("{:?} is no guest identifier", hardware.guest_os)
-    })?;
-    let network_ok = !hardware.network.trim().is_empty() && is_xml_text(&hardware.network);
-    ensure(network_ok, "hardware.network", || {
-        format!("{:?} is no network name", hardware.network)
-    })
+/// Finds the known key most like the unknown one in serde's "unknown field `x`, expected one of `a`, `b`"; none where
+/// they are nothing alike.
+fn nearest_key(message: &str) -> Option<String> {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let unknown = message.starts_with("unknown ").then(|| quoted.next()).flatten()?;
+    quoted
+        .map(|known| (strsim::damerau_levenshtein(unknown, known), known))
+        // A third of the letters: what differs in more is another word, and the message lists all that are known.
+        .filter(|(distance, known)| distance * 3 <= known.chars().count().max(unknown.chars().count()))
+        .min()
+        .map(|(_, known)| known.to_owned())
 }
 
 /// Judges the hardware again, after the command line changed it.
@@ -340,77 +179,15 @@ fn judge_hardware(hardware: &raw::Hardware) -> Judgement<()> {
 /// # Errors
 /// What is wrong, in words.
 pub fn recheck_hardware(spec: &ImageSpec) -> std::result::Result<(), String> {
-    judge_hardware(&spec.hardware).map_err(|(key, text)| format!("{key}: {text}"))
+    match judge::hardware(&spec.hardware).first() {
+        Some((key, text)) => Err(format!("{key}: {text}")),
+        None => Ok(()),
+    }
 }
 
-fn judge_sizes(sizes: &raw::Sizes) -> Judgement<()> {
-    ensure((2..=2048).contains(&sizes.disk_gib), "sizes.disk_gib", || {
-        format!("is {}, allowed are 2 to 2048", sizes.disk_gib)
-    })?;
-    ensure(
-        sizes.ova_mib_max > 0 && sizes.iso_mib_max > 0,
-        "sizes.ova_mib_max",
-        || "a bound is 0".to_owned(),
-    )
-}
-
-fn judge_modules(modules: &raw::Modules) -> Judgement<()> {
-    for name in modules.initramfs.iter().chain(&modules.required) {
-        ensure(is_package(name), "modules.required", || {
-            format!("{name:?} is no module name")
-        })?;
-    }
-    let missing = modules
-        .initramfs
-        .iter()
-        .find(|name| !modules.required.contains(name));
-    ensure(missing.is_none(), "modules.initramfs", || {
-        format!(
-            "{} is not among modules.required, so it could be trimmed",
-            missing.map_or("", String::as_str)
-        )
-    })?;
-    for folder in modules.drop.iter().chain(&modules.keep) {
-        let clean =
-            !folder.is_empty() && !folder.starts_with('/') && !folder.split('/').any(|part| part == "..");
-        ensure(clean, "modules.drop", || {
-            format!("{folder:?} is no folder below /lib/modules/VERSION/kernel")
-        })?;
-    }
-    Ok(())
-}
-
-fn judge_property(property: &raw::Property) -> Judgement<()> {
-    let clean = property.key.starts_with("guestinfo.")
-        && property
-            .key
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
-    ensure(clean, "properties.key", || {
-        format!("{:?} is no key that begins with \"guestinfo.\"", property.key)
-    })?;
-    for text in [
-        &property.label,
-        &property.description,
-        &property.value,
-        &property.category,
-        &property.qualifiers,
-    ] {
-        ensure(is_xml_text(text), "properties.label", || {
-            format!("{}: holds a character that XML cannot carry", property.key)
-        })?;
-    }
-    ensure(
-        !property.password || property.value.is_empty(),
-        "properties.value",
-        || {
-            format!(
-                "{}: a password with a default would be a secret in the image",
-                property.key
-            )
-        },
-    )
-}
+/// Earliest and latest time that everything in an image can bear: the file system of its boot loaders (FAT) begins in
+/// 1980, and the one of its root (squashfs) counts seconds since 1970 in 32 bits.
+pub const SOURCE_DATES: std::ops::RangeInclusive<u64> = 315_532_800..=4_294_967_295;
 
 /// Judges a version: it becomes part of file names, XML and the tar.
 ///

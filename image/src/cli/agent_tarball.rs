@@ -17,14 +17,14 @@ pub struct Arguments {
     /// The installer's program
     #[arg(long)]
     installer: PathBuf,
-    /// Folder for the tarball
+    /// Folder for the tarball, made where it is missing
     #[arg(long, default_value = "dist")]
     out: PathBuf,
     /// Version in its name, instead of this program's
     #[arg(long)]
     version: Option<String>,
-    /// Time of every file in it, seconds since 1970
-    #[arg(long, default_value_t = 1_767_225_600)]
+    /// Time of every file in it, seconds since 1970: 1980 to 2106
+    #[arg(long, default_value_t = 1_767_225_600, value_parser = clap::value_parser!(u64).range(spec::SOURCE_DATES))]
     source_date: u64,
     /// Replace the file if it exists
     #[arg(long)]
