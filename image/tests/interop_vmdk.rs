@@ -173,14 +173,33 @@ fn what_cannot_be_done_is_said_and_leaves_nothing() {
         Some(2)
     );
     assert!(!vmdk.exists());
-    std::fs::write(&raw, "x").unwrap();
+    std::fs::write(&raw, "x".repeat(513)).unwrap();
+    let odd = mt_image(&["vmdk", "write", p(&raw), p(&vmdk)]);
+    assert_eq!(odd.status.code(), Some(2));
+    assert!(
+        text(&odd).contains("513 bytes are no disk: the size of a disk is a multiple of 512"),
+        "{}",
+        text(&odd)
+    );
+    assert!(!vmdk.exists());
+    std::fs::write(&raw, "x".repeat(512)).unwrap();
     std::fs::write(&vmdk, "precious").unwrap();
     let refused = mt_image(&["vmdk", "write", p(&raw), p(&vmdk)]);
     assert_eq!(refused.status.code(), Some(5));
     assert!(text(&refused).contains("exists already"), "{}", text(&refused));
     assert_eq!(std::fs::read(&vmdk).unwrap(), b"precious");
-    mt_image_ok(&["vmdk", "write", "--force", p(&raw), p(&vmdk)]);
-    mt_image_ok(&["vmdk", "check", p(&vmdk)]);
+    let said = mt_image_ok(&["vmdk", "write", "--force", p(&raw), p(&vmdk)]);
+    assert!(
+        said.contains("from a disk of 512 bytes (and 65024 bytes of zeros") && said.contains(", 1 grain,"),
+        "{said}"
+    );
+    let said = mt_image_ok(&["vmdk", "write", "--force", "--json", p(&raw), p(&vmdk)]);
+    let document: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(
+        (&document["capacity"], &document["padding_bytes"]),
+        (&65_536.into(), &65_024.into())
+    );
+    assert!(mt_image_ok(&["vmdk", "check", p(&vmdk)]).contains("good, 1 grain,"));
 
     // A damaged file is not extracted, not even in part.
     let mut bytes = std::fs::read(&vmdk).unwrap();

@@ -44,6 +44,8 @@ pub struct OvaOutcome {
     pub size: u64,
     /// Size of the virtual disk in bytes.
     pub capacity: u64,
+    /// Bytes of zeros of that size behind the raw disk's end.
+    pub padding_bytes: u64,
     /// Grains of the disk that hold data.
     pub grains: u64,
 }
@@ -134,6 +136,7 @@ pub fn build(spec: &ImageSpec, disk: &Path, out: &Path, options: &OvaOptions) ->
     Ok(OvaOutcome {
         size,
         capacity: summary.capacity_sectors * 512,
+        padding_bytes: summary.padding_bytes,
         grains: summary.grains,
     })
 }

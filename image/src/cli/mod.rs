@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::error::{Error, Fault, Kind, Result, line_shown, lines_shown};
+use crate::error::{Error, Fault, Kind, Result, counted, line_shown, lines_shown};
 
 mod agent_tarball;
 mod build;
@@ -39,7 +39,7 @@ struct Arguments {
 enum Noun {
     /// Build ISO and OVA from a spec
     Build(build::Arguments),
-    /// Print what build would do
+    /// Print what build would do, and what would stop it
     Plan(build::PlanArguments),
     /// Renew the lock file of a spec's packages
     Lock(build::Arguments),
@@ -161,11 +161,7 @@ fn judge(what: &str, faults: &[Fault]) -> Result<()> {
     }
     Err(Error::new(
         Kind::Faults,
-        format!(
-            "{what} has {} {}",
-            faults.len(),
-            if faults.len() == 1 { "fault" } else { "faults" }
-        ),
+        format!("{what} has {}", counted(faults.len() as u64, "fault")),
     )
     .hint("take the file from its maker again, or build it anew; --json lists the faults for programs"))
 }

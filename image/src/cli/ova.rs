@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
-use super::vmdk::{default_threads, existing, open_input};
+use super::vmdk::{default_threads, existing, open_input, padding};
 use super::{judge, say, say_json, say_line};
 use crate::build::ova::{OvaOptions, OvaOutcome, build};
-use crate::error::{Error, Kind, Result, shown};
+use crate::error::{Error, Kind, Result, counted, shown};
+use crate::input::{self, Accept, KEY_MAX};
 use crate::manifest::Signer;
 use crate::ova::read::{OvaReport, read};
 use crate::publish::refuse_same;
@@ -36,7 +37,7 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Say what an OVA holds
+    /// Say what an OVA holds; with faults the exit code is that of verify
     Inspect {
         /// File to read, of any maker
         ova: PathBuf,
@@ -109,8 +110,8 @@ impl BuildOptions {
         let (Some(key), Some(certificate)) = (&self.sign_key, &self.sign_certificate) else {
             return Ok(None);
         };
-        let slurp = |path: &Path| std::fs::read(path).map_err(|error| Error::input("read", path, error));
-        Signer::new(&slurp(key)?, &slurp(certificate)?).map(Some)
+        let slurp = |what: &str, path: &Path| input::read(what, path, KEY_MAX, Accept::FileOrPipe);
+        Signer::new(&slurp("key", key)?, &slurp("certificate", certificate)?).map(Some)
     }
 
     /// The builder's options.
@@ -152,10 +153,11 @@ pub fn run(verb: Verb) -> Result<()> {
         Verb::Inspect { ova, json } => {
             let report = examine(&ova)?;
             if json {
-                say_json(&report)
+                say_json(&report)?;
             } else {
-                inspect(&ova, &report)
+                inspect(&ova, &report)?;
             }
+            judge(&shown(&ova), &report.faults)
         }
         Verb::Verify { ova, json } => {
             let report = examine(&ova)?;
@@ -177,11 +179,12 @@ pub fn run(verb: Verb) -> Result<()> {
 /// Tells what was built.
 pub fn say_outcome(out: &Path, outcome: &OvaOutcome) -> Result<()> {
     say(&format!(
-        "{}: {} bytes, disk of {} bytes in {} grains",
+        "{}: {} bytes, disk of {} bytes{} in {}",
         shown(out),
         outcome.size,
-        outcome.capacity,
-        outcome.grains
+        outcome.capacity - outcome.padding_bytes,
+        padding(outcome.padding_bytes),
+        counted(outcome.grains, "grain")
     ))
 }
 
@@ -249,9 +252,9 @@ fn inspect(path: &Path, report: &OvaReport) -> Result<()> {
         say_line(&format!("asks for  {}", ovf.properties.join(" ")))?;
     }
     say_line(&format!(
-        "verdict   {}; {} faults",
+        "verdict   {}; {}",
         assurance(report),
-        report.faults.len()
+        counted(report.faults.len() as u64, "fault")
     ))?;
     report
         .faults

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use clap::Subcommand;
 
 use super::{judge, say, say_json};
-use crate::error::{Error, Kind, Result, shown};
+use crate::error::{Error, Kind, Result, counted, shown};
 use crate::publish::{Existing, Unpublished, refuse_same};
 use crate::vmdk::descriptor::TOOLS_VERSION_UNKNOWN;
 use crate::vmdk::reader::{self, Discard, GrainTaker, Layout, ReadError, VmdkReport};
@@ -20,7 +20,7 @@ use crate::vmdk::writer::{self, WriteError, WriteOptions};
 pub enum Verb {
     /// Write a raw disk as a VMDK for an OVA
     Write {
-        /// Raw disk: a file or a block device
+        /// Raw disk: a file or a block device, of a multiple of 512 bytes
         raw: PathBuf,
         /// File to make
         vmdk: PathBuf,
@@ -40,7 +40,7 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Say what a VMDK is
+    /// Say what a VMDK is; with faults the exit code is that of check
     Inspect {
         /// File to read
         vmdk: PathBuf,
@@ -90,10 +90,11 @@ pub fn run(verb: Verb) -> Result<()> {
         Verb::Inspect { vmdk, json } => {
             let report = examine(&vmdk)?;
             if json {
-                say_json(&report)
+                say_json(&report)?;
             } else {
-                inspect(&vmdk, &report)
+                inspect(&vmdk, &report)?;
             }
+            judge(&shown(&vmdk), &report.faults)
         }
         Verb::Check { vmdk, json } => {
             let report = examine(&vmdk)?;
@@ -101,9 +102,9 @@ pub fn run(verb: Verb) -> Result<()> {
                 say_json(&report)?;
             } else if report.faults.is_empty() {
                 say(&format!(
-                    "{}: good, {} grains, ends with the end-of-stream marker",
+                    "{}: good, {}, ends with the end-of-stream marker",
                     shown(&vmdk),
-                    report.grains
+                    counted(report.grains, "grain")
                 ))?;
             } else {
                 report
@@ -158,19 +159,29 @@ fn write(raw: &Path, vmdk: &Path, options: &WriteOptions, existing: Existing, js
             "vmdk": vmdk.to_string_lossy(),
             "capacity": summary.capacity_sectors * 512,
             "grains": summary.grains,
+            "padding_bytes": summary.padding_bytes,
             "file_size": summary.file_size,
             "skipped_bytes": summary.skipped_bytes,
             "content_id": summary.content_id.to_string(),
         }));
     }
     say(&format!(
-        "{}: {} bytes from a disk of {} bytes, {} grains, {:.1} s",
+        "{}: {} bytes from a disk of {} bytes{}, {}, {:.1} s",
         shown(vmdk),
         summary.file_size,
-        summary.capacity_sectors * 512,
-        summary.grains,
+        size,
+        padding(summary.padding_bytes),
+        counted(summary.grains, "grain"),
         started.elapsed().as_secs_f64()
     ))
+}
+
+/// Tells that a disk became larger than it was.
+pub fn padding(bytes: u64) -> String {
+    match bytes {
+        0 => String::new(),
+        _ => format!(" (and {bytes} bytes of zeros, since a VMDK has whole grains of 64 KiB only)"),
+    }
 }
 
 /// Sorts a writer's error by who has to act.
@@ -239,8 +250,9 @@ fn inspect(vmdk: &Path, report: &VmdkReport) -> Result<()> {
     say(&format!("disk        {} bytes", report.capacity))?;
     say(&format!("layout      {layout}"))?;
     say(&format!(
-        "grains      {} of 64 KiB, {} bytes compressed",
-        report.grains, report.compressed_bytes
+        "grains      {} of 64 KiB, {} compressed",
+        report.grains,
+        counted(report.compressed_bytes, "byte")
     ))?;
     say(&format!(
         "content ID  {}",
@@ -286,10 +298,10 @@ fn extract(vmdk: &Path, raw: &Path, existing: Existing) -> Result<()> {
         .map_err(|error| Error::io("size", raw, error))?;
     output.publish()?;
     say(&format!(
-        "{}: {} bytes, {} grains with data",
+        "{}: {} bytes, {} with data",
         shown(raw),
         report.capacity,
-        report.grains
+        counted(report.grains, "grain")
     ))
 }
 

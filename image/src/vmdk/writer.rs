@@ -54,6 +54,8 @@ pub struct WriteSummary {
     pub capacity_sectors: u64,
     /// Grains that hold data.
     pub grains: u64,
+    /// Bytes of zeros behind the raw disk's end, since a VMDK has whole grains only.
+    pub padding_bytes: u64,
     /// Size of the file in bytes.
     pub file_size: u64,
     /// Bytes of the raw disk that were never read, because the file system knows them as a hole.
@@ -95,6 +97,25 @@ struct PackedGrain {
     record: Vec<u8>,
 }
 
+/// Judges the size of a raw disk.
+///
+/// # Errors
+/// In words: why no VMDK can be made of it.
+pub fn check_size(raw_size: u64) -> Result<(), String> {
+    if raw_size == 0 || raw_size.div_ceil(SECTOR_SIZE_U64) > CAPACITY_SECTORS_MAX {
+        return Err(format!(
+            "a disk of {raw_size} bytes cannot be a VMDK: allowed are 512 bytes to 62 TB"
+        ));
+    }
+    if !raw_size.is_multiple_of(SECTOR_SIZE_U64) {
+        // Most often a file that was cut, or that is no disk at all.
+        return Err(format!(
+            "{raw_size} bytes are no disk: the size of a disk is a multiple of {SECTOR_SIZE_U64}"
+        ));
+    }
+    Ok(())
+}
+
 /// Writes `raw` (regular file or block device of `raw_size` bytes) to `output` as a streamOptimized VMDK.
 ///
 /// `progress` is told how many bytes of the raw disk are done, about every MiB.
@@ -108,12 +129,8 @@ pub fn write(
     options: &WriteOptions,
     progress: &mut dyn FnMut(u64),
 ) -> Result<WriteSummary, WriteError> {
+    check_size(raw_size).map_err(WriteError::Unsuitable)?;
     let capacity_sectors = raw_size.div_ceil(GRAIN_SIZE_U64) * GRAIN_SECTORS;
-    if raw_size == 0 || capacity_sectors > CAPACITY_SECTORS_MAX {
-        return Err(WriteError::Unsuitable(format!(
-            "a disk of {raw_size} bytes cannot be a VMDK: allowed are 1 byte to 62 TB"
-        )));
-    }
     let directory = 1 + DESCRIPTOR_SECTORS;
     let first_table = directory + directory_sectors(capacity_sectors);
     let overhead = first_table + table_count(capacity_sectors) * TABLE_SECTORS;
@@ -148,6 +165,7 @@ pub fn write(
     Ok(WriteSummary {
         capacity_sectors,
         grains,
+        padding_bytes: capacity_sectors * SECTOR_SIZE_U64 - raw_size,
         file_size,
         skipped_bytes,
         content_id,

@@ -182,10 +182,23 @@ fn sizes_that_are_no_whole_grains_are_rounded_up() {
     let raw = vec![9u8; 65_536 + 512];
     let (vmdk, summary) = vmdk_of(&raw, 1);
     assert_eq!(summary.capacity_sectors, 256);
+    assert_eq!(summary.padding_bytes, 65_024);
     let (report, disk) = disk_of(&vmdk);
     assert_eq!(report.faults, []);
     assert_eq!(&disk[..raw.len()], &raw[..]);
     assert!(is_zero(&disk[raw.len()..]));
+}
+
+#[test]
+fn sizes_that_no_disk_has_are_refused() {
+    for size in [0, 1, 511, 513, 65_535, 200_000] {
+        assert!(writer::check_size(size).is_err(), "{size}");
+    }
+    for size in [512, 65_536, 66_048, 62 << 40] {
+        assert_eq!(writer::check_size(size), Ok(()), "{size}");
+    }
+    assert!(writer::check_size((62 << 40) + 512).is_err());
+    assert!(writer::check_size(u64::MAX).is_err());
 }
 
 #[test]
