@@ -6,6 +6,7 @@
 //! `disk.EnableUUID` as an `ExtraConfig` without `ovf:required`, so that an importer that cannot honour it stops.
 
 pub mod read;
+mod tree;
 
 use quick_xml::Writer;
 use quick_xml::events::{BytesDecl, BytesText, Event};

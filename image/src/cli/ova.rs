@@ -171,6 +171,12 @@ pub fn run(verb: Verb) -> Result<()> {
                     .iter()
                     .try_for_each(|fault| say(&fault.to_string()))?;
             }
+            if !json {
+                report
+                    .warnings
+                    .iter()
+                    .try_for_each(|warning| say(&format!("warning: {warning}")))?;
+            }
             judge(&shown(&ova), &report.faults)
         }
     }
@@ -259,5 +265,9 @@ fn inspect(path: &Path, report: &OvaReport) -> Result<()> {
     report
         .faults
         .iter()
-        .try_for_each(|fault| say_line(&format!("  {fault}")))
+        .try_for_each(|fault| say_line(&format!("  {fault}")))?;
+    report
+        .warnings
+        .iter()
+        .try_for_each(|warning| say_line(&format!("  warning: {warning}")))
 }

@@ -8,6 +8,7 @@ use tar::{Archive, EntryType};
 use crate::error::Fault;
 use crate::manifest::{self, Digester, Digests, Entry, MANIFEST_SIZE_MAX};
 use crate::ovf::read::{OVF_SIZE_MAX, Ovf, parse as parse_ovf};
+use crate::spec::guest_os;
 use crate::vmdk::reader::{self as vmdk, Discard, ReadError};
 
 /// Members examined; more is no appliance.
@@ -42,6 +43,8 @@ pub struct OvaReport {
     pub enable_uuid: Option<String>,
     /// What is wrong. Empty: the file is good.
     pub faults: Vec<Fault>,
+    /// What is odd, and not wrong.
+    pub warnings: Vec<Fault>,
 }
 
 #[derive(Default)]
@@ -58,8 +61,14 @@ struct Collected {
 /// Only for failing I/O. What is wrong with the file is in the report.
 pub fn read(input: impl Read) -> io::Result<OvaReport> {
     let mut collected = Collected::default();
-    let mut archive = Archive::new(input);
+    let mut archive = Archive::new(Counting {
+        inner: input,
+        offset: 0,
+    });
     let whole = members(&mut archive, &mut collected)?;
+    if whole {
+        behind_end(archive.into_inner(), &mut collected.report)?;
+    }
     let mut report = collected.report;
     if report.members.is_empty() && report.faults.is_empty() {
         fault(
@@ -78,6 +87,7 @@ pub fn read(input: impl Read) -> io::Result<OvaReport> {
                     .iter()
                     .find(|(key, _)| key.eq_ignore_ascii_case("disk.EnableUUID"));
                 report.enable_uuid = uuid.map(|(_, value)| value.clone());
+                report.warnings.extend(odd_guest(&ovf.guest_os));
                 report.ovf = Some(ovf);
             }
             Err(found) => report.faults.push(found),
@@ -108,6 +118,63 @@ fn fault(report: &mut OvaReport, code: &'static str, text: String) {
         offset: None,
         text,
     });
+}
+
+/// Knows how far the file was read.
+struct Counting<R> {
+    inner: R,
+    offset: u64,
+}
+
+impl<R: Read> Read for Counting<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.offset += count as u64;
+        Ok(count)
+    }
+}
+
+/// Looks at what stands behind the end of the archive: tar fills up with zeros, and what else is there is no part of the
+/// OVA, covered by no digest, and often the rest of a longer file that was there before.
+fn behind_end<R: Read>(mut input: Counting<R>, report: &mut OvaReport) -> io::Result<()> {
+    let mut buffer = vec![0u8; 1 << 16];
+    loop {
+        let begin = input.offset;
+        let count = match input.read(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
+        if count == 0 {
+            return Ok(());
+        }
+        if let Some(at) = buffer[..count].iter().position(|&byte| byte != 0) {
+            let offset = begin + at as u64;
+            let text = "data behind the end of the tar, expected are zeros up to the end of the file";
+            report.faults.push(Fault {
+                code: "tar-end",
+                offset: Some(offset),
+                text: text.to_owned(),
+            });
+            return Ok(());
+        }
+    }
+}
+
+/// A guest identifier that vSphere does not know, which an import maps to "Other". An asterisk before it says just that:
+/// vSphere's own exports have it.
+fn odd_guest(identifier: &str) -> Option<Fault> {
+    let plain = identifier.strip_prefix('*').unwrap_or(identifier);
+    if plain.is_empty() || guest_os::is_known(plain) {
+        return None;
+    }
+    let near = guest_os::nearest(plain).map_or(String::new(), |near| format!("; {near} is one"));
+    Some(Fault {
+        code: "ovf-guest",
+        offset: None,
+        text: format!(
+            "osType {identifier:?} is no guest identifier that vSphere knows: an import takes \"Other\"{near}"
+        ),
+    })
 }
 
 /// Walks over the tar; returns whether its end was reached.
@@ -145,7 +212,10 @@ fn members<R: Read>(archive: &mut Archive<R>, collected: &mut Collected) -> io::
         if !matches!(kind, EntryType::Regular | EntryType::Continuous) {
             found(
                 "tar-type",
-                format!("a member of type {kind:?}; an OVA holds plain files only"),
+                format!(
+                    "a member that is {}; an OVA holds plain files only",
+                    type_name(kind)
+                ),
             );
             continue;
         }
@@ -195,6 +265,20 @@ fn members<R: Read>(archive: &mut Archive<R>, collected: &mut Collected) -> io::
         }
     }
     Ok(true)
+}
+
+/// What a member is, in words.
+fn type_name(kind: EntryType) -> String {
+    match kind {
+        EntryType::Directory => "a folder".to_owned(),
+        EntryType::Symlink => "a symbolic link".to_owned(),
+        EntryType::Link => "a link to another member".to_owned(),
+        EntryType::Char | EntryType::Block => "a device".to_owned(),
+        EntryType::Fifo => "a pipe".to_owned(),
+        EntryType::GNULongName | EntryType::GNULongLink => "a long name of GNU tar".to_owned(),
+        EntryType::GNUSparse => "a sparse file of GNU tar".to_owned(),
+        other => format!("of the type {}", char::from(other.as_byte()).escape_default()),
+    }
 }
 
 /// What the tar crate says, without the header that it quotes: 512 bytes of anything.

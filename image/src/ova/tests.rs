@@ -97,6 +97,53 @@ fn every_flipped_byte_is_noticed() {
     }
 }
 
+/// Behind the two empty blocks that end a tar stand zeros, or nothing: what else is there no digest covers.
+#[test]
+fn data_behind_the_end_is_a_fault_and_zeros_are_not() {
+    let good = ova(Algorithm::Sha256, None, |ovf| ovf);
+    for zeros in [0, 1, 512, 8_192, 200_000] {
+        let mut bytes = [good.clone(), vec![0; zeros]].concat();
+        assert_eq!(read(&bytes[..]).unwrap().faults, [], "{zeros}");
+        bytes.push(7);
+        let faults = read(&bytes[..]).unwrap().faults;
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert_eq!(
+            (faults[0].code, faults[0].offset),
+            ("tar-end", Some((good.len() + zeros) as u64))
+        );
+    }
+    let twice = [good.clone(), good.clone()].concat();
+    assert_eq!(read(&twice[..]).unwrap().faults[0].code, "tar-end");
+    // Within the second of the two.
+    let mut bytes = good.clone();
+    let last = bytes.len() - 1;
+    bytes[last] = 1;
+    assert_eq!(read(&bytes[..]).unwrap().faults[0].code, "tar-end");
+}
+
+/// vSphere takes such a machine for "Other", which is no fault of the file and not what its maker meant.
+#[test]
+fn a_guest_that_vsphere_does_not_know_is_a_warning() {
+    for (guest, odd) in [
+        ("other3xLinux64Guest", false),
+        ("*other3xLinux64Guest", false),
+        ("other3xLinuxGuest64", true),
+        ("penguin", true),
+    ] {
+        let bytes = ova(Algorithm::Sha256, None, |ovf| {
+            ovf.replace("osType=\"other3xLinux64Guest\"", &format!("osType=\"{guest}\""))
+        });
+        let report = read(&bytes[..]).unwrap();
+        assert_eq!(report.faults, []);
+        assert_eq!(
+            report.warnings.len(),
+            usize::from(odd),
+            "{guest}: {:?}",
+            report.warnings
+        );
+    }
+}
+
 #[test]
 fn every_shorter_file_is_a_fault() {
     let good = ova(Algorithm::Sha256, None, |ovf| ovf);
@@ -122,6 +169,7 @@ fn descriptor_and_disk_must_agree() {
             "file-missing",
         ),
         ("ovf:size=\"", "ovf:size=\"1", "file-size"),
+        ("ovf:size=\"", "ovf:size=\"-1\" ovf:old=\"", "ovf-file"),
     ] {
         let bytes = ova(Algorithm::Sha256, None, |ovf| ovf.replace(from, to));
         let report = read(&bytes[..]).unwrap();
@@ -167,5 +215,11 @@ fn other_orders_and_kinds_of_member_are_faults() {
     assert!(
         codes.contains(&"tar-order") && codes.contains(&"tar-type") && codes.contains(&"ovf-missing"),
         "{codes:?}"
+    );
+    assert!(
+        report
+            .faults
+            .iter()
+            .any(|fault| fault.text.contains("that is a symbolic link"))
     );
 }

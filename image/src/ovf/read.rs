@@ -1,19 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Reads an OVF descriptor of any maker, far enough to judge whether vSphere would import it.
 //!
-//! A small tree is built and then examined; entities beyond XML's own and document types are refused, nothing is
-//! fetched. What is not known is left alone: OVF is open to other makers' sections.
+//! A small tree is built (`tree`) and then examined. What is not known is left alone: OVF is open to other makers'
+//! sections.
 
-use quick_xml::NsReader;
-use quick_xml::events::{BytesStart, Event};
-use quick_xml::name::ResolveResult;
-
+use super::tree::{Element, tree};
 use crate::error::Fault;
 use crate::spec::HARDWARE_VERSIONS;
 
 /// Largest descriptor read; VMware's vCenter has 0.5 MB.
 pub const OVF_SIZE_MAX: u64 = 16 << 20;
-const DEPTH_MAX: usize = 64;
 
 /// A file named in `References`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -93,38 +89,6 @@ pub struct Ovf {
 
 const OVF_NS: &str = "http://schemas.dmtf.org/ovf/envelope/1";
 
-#[derive(Debug, Default)]
-struct Element {
-    namespace: String,
-    name: String,
-    attributes: Vec<(String, String)>,
-    text: String,
-    children: Vec<Element>,
-}
-
-impl Element {
-    fn child(&self, name: &str) -> Option<&Element> {
-        self.children.iter().find(|child| child.name == name)
-    }
-
-    fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Element> {
-        self.children.iter().filter(move |child| child.name == name)
-    }
-
-    fn attribute(&self, name: &str) -> Option<&str> {
-        self.attributes
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
-    }
-
-    fn child_text(&self, name: &str) -> String {
-        self.child(name)
-            .map(|child| child.text.trim().to_owned())
-            .unwrap_or_default()
-    }
-}
-
 /// Parses a descriptor.
 ///
 /// # Errors
@@ -152,117 +116,6 @@ pub fn parse(bytes: &[u8]) -> Result<(Ovf, Vec<Fault>), Fault> {
     Ok((ovf, faults))
 }
 
-fn tree(bytes: &[u8]) -> Result<Element, (u64, String)> {
-    let mut reader = NsReader::from_reader(bytes);
-    reader.config_mut().check_end_names = true;
-    let mut open: Vec<Element> = Vec::new();
-    let mut root = None;
-    loop {
-        let at = reader.buffer_position();
-        let fail = |text: String| (at, text);
-        match reader
-            .read_event()
-            .map_err(|error| fail(format!("not well-formed XML: {error}")))?
-        {
-            Event::Start(start) => {
-                if open.len() >= DEPTH_MAX || root.is_some() {
-                    return Err(fail(
-                        "elements nested too deeply, or behind the end of the document".to_owned(),
-                    ));
-                }
-                open.push(element(&reader, &start).map_err(fail)?);
-            }
-            Event::Empty(start) => {
-                let element = element(&reader, &start).map_err(fail)?;
-                match open.last_mut() {
-                    Some(parent) => parent.children.push(element),
-                    None => return Err(fail("the document is empty".to_owned())),
-                }
-            }
-            Event::End(_) => {
-                let element = open.pop().ok_or_else(|| fail("an end tag too many".to_owned()))?;
-                match open.last_mut() {
-                    Some(parent) => parent.children.push(element),
-                    None => root = Some(element),
-                }
-            }
-            Event::Text(text) => {
-                let text = text
-                    .decode()
-                    .map_err(|error| fail(format!("not UTF-8: {error}")))?;
-                match open.last_mut() {
-                    Some(element) => element.text.push_str(&text),
-                    None if text.trim_matches(['\u{feff}', ' ', '\n', '\r', '\t']).is_empty() => {}
-                    None => return Err(fail("text outside of the document".to_owned())),
-                }
-            }
-            Event::GeneralRef(reference) => {
-                let name = reference
-                    .decode()
-                    .map_err(|error| fail(format!("not UTF-8: {error}")))?;
-                let resolved = match reference.resolve_char_ref() {
-                    Ok(Some(character)) => character,
-                    _ => match &*name {
-                        "amp" => '&',
-                        "lt" => '<',
-                        "gt" => '>',
-                        "quot" => '"',
-                        "apos" => '\'',
-                        other => return Err(fail(format!("the entity &{other}; is not one of XML's own"))),
-                    },
-                };
-                if let Some(element) = open.last_mut() {
-                    element.text.push(resolved);
-                }
-            }
-            Event::CData(data) => {
-                let text = data
-                    .decode()
-                    .map_err(|error| fail(format!("not UTF-8: {error}")))?;
-                if let Some(element) = open.last_mut() {
-                    element.text.push_str(&text);
-                }
-            }
-            Event::DocType(_) => return Err(fail("a document type is not taken".to_owned())),
-            Event::Eof => break,
-            Event::Decl(_) | Event::PI(_) | Event::Comment(_) => {}
-        }
-    }
-    match (root, open.is_empty()) {
-        (Some(root), true) => Ok(root),
-        _ => Err((reader.buffer_position(), "the document ends too soon".to_owned())),
-    }
-}
-
-fn element(reader: &NsReader<&[u8]>, start: &BytesStart<'_>) -> Result<Element, String> {
-    let (namespace, name) = reader.resolver().resolve_element(start.name());
-    let namespace = match namespace {
-        ResolveResult::Bound(namespace) => String::from_utf8_lossy(namespace.as_ref()).into_owned(),
-        ResolveResult::Unbound => String::new(),
-        ResolveResult::Unknown(prefix) => {
-            return Err(format!(
-                "the prefix {:?} is not declared",
-                String::from_utf8_lossy(&prefix)
-            ));
-        }
-    };
-    let mut attributes = Vec::new();
-    for attribute in start.attributes() {
-        let attribute = attribute.map_err(|error| format!("a damaged attribute: {error}"))?;
-        let value = attribute
-            .unescape_value()
-            .map_err(|error| format!("a damaged attribute: {error}"))?;
-        let key = String::from_utf8_lossy(attribute.key.local_name().as_ref()).into_owned();
-        attributes.push((key, value.into_owned()));
-    }
-    Ok(Element {
-        namespace,
-        name: String::from_utf8_lossy(name.as_ref()).into_owned(),
-        attributes,
-        ..Element::default()
-    })
-}
-
 fn extract(root: &Element, faults: &mut Vec<Fault>) -> Ovf {
     let mut ovf = Ovf::default();
     let owned = |element: &Element, name: &str| element.attribute(name).unwrap_or_default().to_owned();
@@ -271,10 +124,15 @@ fn extract(root: &Element, faults: &mut Vec<Fault>) -> Ovf {
         .iter()
         .flat_map(|references| references.all("File"))
     {
+        if let Some(size) = file.attribute("size").filter(|size| number(size).is_none()) {
+            let id = owned(file, "id");
+            let text = format!("file {id}: size {size:?} is no number of bytes");
+            faults.push(new_fault("ovf-file", text));
+        }
         ovf.files.push(FileReference {
             id: owned(file, "id"),
             href: owned(file, "href"),
-            size: file.attribute("size").and_then(|size| size.parse().ok()),
+            size: file.attribute("size").and_then(number),
             transformed: file.attribute("chunkSize").is_some()
                 || file.attribute("compression").is_some_and(|c| c != "identity"),
         });
@@ -286,8 +144,8 @@ fn extract(root: &Element, faults: &mut Vec<Fault>) -> Ovf {
     {
         let units = disk.attribute("capacityAllocationUnits").unwrap_or("byte");
         let capacity = disk.attribute("capacity").unwrap_or_default();
-        let bytes = match (capacity.parse::<u64>(), unit_size(units)) {
-            (Ok(number), Some(unit)) => number.checked_mul(unit),
+        let bytes = match (number(capacity), unit_size(units)) {
+            (Some(count), Some(unit)) => count.checked_mul(unit),
             _ => None,
         };
         if bytes.is_none() && !capacity.starts_with("${") {
@@ -295,11 +153,15 @@ fn extract(root: &Element, faults: &mut Vec<Fault>) -> Ovf {
                 "disk {}: capacity {capacity:?} in units of {units:?} is no size",
                 owned(disk, "diskId")
             );
-            faults.push(Fault {
-                code: "ovf-disk",
-                offset: None,
-                text,
-            });
+            faults.push(new_fault("ovf-disk", text));
+        }
+        if let Some(populated) = disk
+            .attribute("populatedSize")
+            .filter(|size| number(size).is_none())
+        {
+            let id = owned(disk, "diskId");
+            let text = format!("disk {id}: populatedSize {populated:?} is no number of bytes");
+            faults.push(new_fault("ovf-disk", text));
         }
         ovf.disks.push(Disk {
             id: owned(disk, "diskId"),
@@ -317,11 +179,7 @@ fn extract(root: &Element, faults: &mut Vec<Fault>) -> Ovf {
     let Some(system) = root.child("VirtualSystem") else {
         let text =
             "there is no <VirtualSystem>: nothing to import, or a vApp of several, which is not examined";
-        faults.push(Fault {
-            code: "ovf-system",
-            offset: None,
-            text: text.to_owned(),
-        });
+        faults.push(new_fault("ovf-system", text.to_owned()));
         return ovf;
     };
     ovf.name = system.child_text("Name");
@@ -344,11 +202,38 @@ fn extract(root: &Element, faults: &mut Vec<Fault>) -> Ovf {
             .unwrap_or_default();
         ovf.families = families.split_whitespace().map(str::to_owned).collect();
         ovf.items = hardware.all("Item").map(hardware_item).collect();
+        for item in hardware.all("Item") {
+            for name in ["ResourceType", "VirtualQuantity"] {
+                let text = item.child_text(name);
+                if number(&text).is_none() && !text.is_empty() {
+                    let id = item.child_text("InstanceID");
+                    faults.push(new_fault(
+                        "ovf-item",
+                        format!("item {id}: {name} {text:?} is no number"),
+                    ));
+                }
+            }
+        }
         let pair = |element: &Element| (owned(element, "key"), owned(element, "value"));
         ovf.extra_config = hardware.all("ExtraConfig").map(pair).collect();
         ovf.config = hardware.all("Config").map(pair).collect();
     }
     ovf
+}
+
+fn new_fault(code: &'static str, text: String) -> Fault {
+    Fault {
+        code,
+        offset: None,
+        text,
+    }
+}
+
+/// A number as XML has it: digits alone.
+fn number(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten()
 }
 
 fn hardware_item(item: &Element) -> HardwareItem {
@@ -468,10 +353,11 @@ fn judge(root: &Element, ovf: &Ovf, faults: &mut Vec<Fault>) {
                 .as_deref()
                 .and_then(|resource| resource.rsplit("/disk/").next());
             if !ovf.disks.iter().any(|disk| Some(disk.id.as_str()) == named) {
-                fault(
-                    "ovf-item",
-                    format!("{label}: HostResource {:?} names no disk", item.host_resource),
-                );
+                let text = match &item.host_resource {
+                    Some(resource) => format!("{label}: HostResource {resource:?} names no disk"),
+                    None => format!("{label}: HostResource is missing, so the disk is none"),
+                };
+                fault("ovf-item", text);
             }
         }
         if item.kind == 10
@@ -480,13 +366,13 @@ fn judge(root: &Element, ovf: &Ovf, faults: &mut Vec<Fault>) {
                 .iter()
                 .any(|network| Some(network) == item.connection.as_ref())
         {
-            fault(
-                "ovf-item",
-                format!(
-                    "{label}: connected to {:?}, which NetworkSection does not list",
-                    item.connection
-                ),
-            );
+            let text = match &item.connection {
+                Some(network) => {
+                    format!("{label}: connected to {network:?}, which NetworkSection does not list")
+                }
+                None => format!("{label}: it is connected to no network: Connection is missing"),
+            };
+            fault("ovf-item", text);
         }
         if item.kind == 6
             && !["VirtualSCSI", "lsilogic", "lsilogicsas", "buslogic"].contains(&item.sub_type.as_str())

@@ -78,6 +78,37 @@ fn known_import_errors_are_named() {
         ),
         ("#streamOptimized", "#sparse", "has the format"),
         (
+            "ovf:size=\"123456789\"",
+            "ovf:size=\"-1\"",
+            "file file1: size \"-1\" is no number of bytes",
+        ),
+        (
+            "ovf:populatedSize=\"",
+            "ovf:populatedSize=\"+",
+            "is no number of bytes",
+        ),
+        (
+            "<rasd:VirtualQuantity>4",
+            "<rasd:VirtualQuantity>four",
+            "VirtualQuantity \"four\" is no number",
+        ),
+        ("ovf:capacity=\"", "ovf:capacity=\"-", "is no size"),
+        (
+            "<rasd:HostResource>ovf:/disk/vmdisk1</rasd:HostResource>",
+            "",
+            "HostResource is missing",
+        ),
+        (
+            "<rasd:Connection>VM Network</rasd:Connection>",
+            "",
+            "Connection is missing",
+        ),
+        (
+            "ovf:/disk/vmdisk1",
+            "ovf:/disk/vmdisk7",
+            "HostResource \"ovf:/disk/vmdisk7\" names no disk",
+        ),
+        (
             "<rasd:Parent>3</rasd:Parent>",
             "<rasd:Parent>1</rasd:Parent>",
             "DiskControllerReference",
@@ -94,6 +125,10 @@ fn known_import_errors_are_named() {
         assert!(
             faults.iter().any(|fault| fault.text.contains(says)),
             "{from} -> {to}: {faults:?}"
+        );
+        assert!(
+            !faults.iter().any(|fault| fault.text.contains("Some(")),
+            "{faults:?}"
         );
     }
 }
