@@ -5,6 +5,8 @@ mod common;
 
 use common::{mt_image, mt_image_ok, text};
 
+/// Stands for the programs that a build puts into an image.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_mt-image");
 const DEBIAN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/specs/debian.toml");
 
 #[test]
@@ -45,6 +47,19 @@ fn vmx_files_are_checked_and_set() {
     assert!(mt_image_ok(&["vmx", "enable-uuid", vmx]).contains("is set now"));
     assert!(mt_image_ok(&["vmx", "enable-uuid", vmx]).contains("nothing was changed"));
     assert!(mt_image_ok(&["vmx", "check", vmx]).contains("is set"));
+    std::fs::write(
+        vmx,
+        "config.version = \"8\"\nvirtualHW.version = \"13\"\ndisk.EnableUUID = \"TRUE\n",
+    )
+    .unwrap();
+    let unclosed = mt_image(&["vmx", "check", vmx]);
+    assert_eq!(unclosed.status.code(), Some(9));
+    assert!(
+        text(&unclosed).contains("the quotation mark in line 3 is not closed"),
+        "{}",
+        text(&unclosed)
+    );
+    assert!(mt_image_ok(&["vmx", "enable-uuid", vmx]).contains("is set now"));
     let lock = format!("{vmx}.lck");
     std::fs::write(&lock, "").unwrap();
     assert!(mt_image_ok(&["vmx", "check", vmx]).contains("is set"));
@@ -254,14 +269,26 @@ fn what_a_hostile_file_says_is_escaped() {
     }
 }
 
+/// Words of a plan that nothing is missing for.
+fn plan<'a>(spec: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let words = ["plan", "--spec", spec, "--agent", PROGRAM, "--installer", PROGRAM];
+    [&words[..], more].concat()
+}
+
 #[test]
 fn reading_commands_speak_json() {
     let folder = tempfile::tempdir().unwrap();
+    let bad = folder.path().join("bad.toml");
+    let text_of = std::fs::read_to_string(DEBIAN).unwrap();
+    std::fs::write(&bad, text_of.replace("vcpus = 4", "vcpus = 0")).unwrap();
     let vmx = folder.path().join("vm.vmx");
     std::fs::write(&vmx, "config.version = \"8\"\nvirtualHW.version = \"13\"\n").unwrap();
     for (words, code, key) in [
         (&["spec", "check", "--json", DEBIAN][..], 0, "packages"),
-        (&["plan", "--json", "--spec", DEBIAN], 0, "steps"),
+        (&plan(DEBIAN, &["--json"]), 0, "steps"),
+        (&["spec", "check", "--json", bad.to_str().unwrap()], 3, "faults"),
+        (&["vmdk", "inspect", "--json", bad.to_str().unwrap()], 9, "faults"),
+        (&["ova", "inspect", "--json", bad.to_str().unwrap()], 9, "faults"),
         (
             &["vmx", "check", "--json", vmx.to_str().unwrap()],
             9,
@@ -274,6 +301,208 @@ fn reading_commands_speak_json() {
         assert_eq!(document["schema"], 1, "{words:?}");
         assert!(!document[key].is_null(), "{words:?}: {document}");
     }
+    let output = mt_image(&["spec", "check", "--json", bad.to_str().unwrap()]);
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let line = 1 + text_of.lines().position(|line| line == "vcpus = 4").unwrap();
+    assert_eq!(document["faults"][0]["line"], line, "{document}");
+    let output = mt_image(&["spec", "check", "--json", DEBIAN]);
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["faults"], serde_json::json!([]), "{document}");
+}
+
+/// What is missing is told before any work, by `spec check` and `plan` as by `build`: each by its name, and all at once.
+#[test]
+fn what_a_build_would_miss_is_told_before_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (spec, overlay, out, work) = (at("spec.toml"), at("own"), at("out"), at("work"));
+    let own = std::fs::read_to_string(DEBIAN)
+        .unwrap()
+        .replace("\"../overlay\"", "\"own\"");
+    std::fs::write(&spec, &own).unwrap();
+    let line = 1 + own.lines().position(|line| line.starts_with("overlay")).unwrap();
+    let check = |code: i32, says: &str| {
+        for words in [
+            &["spec", "check", &spec][..],
+            &plan(&spec, &["--out", &out, "--work", &work]),
+        ] {
+            let output = mt_image(words);
+            let said = text(&output);
+            assert_eq!(output.status.code(), Some(code), "{words:?}: {said}");
+            assert!(said.contains(says), "{words:?}: {says}: {said}");
+        }
+    };
+    check(3, "rootfs.overlay of the spec names");
+    let said = text(&mt_image(&["spec", "check", &spec]));
+    assert!(said.contains(&format!("line {line}: ")), "{said}");
+    std::fs::create_dir(&overlay).unwrap();
+    check(3, "it holds no file");
+    std::fs::write(format!("{overlay}/file"), "x").unwrap();
+    check(0, "");
+    std::fs::write(at("spec.lock.toml"), "x").unwrap();
+    check(3, "lock file");
+    std::fs::remove_file(at("spec.lock.toml")).unwrap();
+
+    let (none, text_file, odd) = (at("none"), at("text"), at("odd.raw"));
+    std::fs::write(&text_file, "#!/bin/sh\n").unwrap();
+    std::fs::write(&odd, vec![1u8; 700]).unwrap();
+    let folders = ["--out", &out, "--work", &work];
+    for (more, code, says) in [
+        (&["--locked"][..], 2, "spec.lock.toml"),
+        (&["--lock", &none], 2, "cannot read the lock file"),
+        (&["--disk", &none], 2, "none: No such file"),
+        (&["--disk", &odd], 2, "odd.raw: 700 bytes are no disk"),
+        (&["--agent", &none], 2, "the agent's program"),
+        (&["--installer", &text_file], 2, "text is no Linux program"),
+        (
+            &["--crates", &none],
+            2,
+            "cannot read the output of cargo metadata",
+        ),
+        (&["--crates", &text_file], 3, "text: "),
+        (&["--out", &text_file], 2, "is no folder"),
+    ] {
+        // The last of two options of one name counts, where it may be given twice at all.
+        let base: Vec<&str> = ["--spec", &spec, "--agent", PROGRAM, "--installer", PROGRAM]
+            .into_iter()
+            .chain(folders)
+            .collect();
+        let mut words: Vec<&str> = Vec::new();
+        for pair in base.chunks(2) {
+            if !more.contains(&pair[0]) {
+                words.extend(pair);
+            }
+        }
+        words.extend(more);
+        for verb in ["plan", "build"] {
+            let output = mt_image(&[&[verb], &words[..]].concat());
+            let said = text(&output);
+            assert_eq!(output.status.code(), Some(code), "{verb} {more:?}: {said}");
+            assert!(
+                said.contains(says) && said.contains("\nhint: "),
+                "{verb} {more:?}: {said}"
+            );
+            assert_eq!(
+                verb == "plan",
+                said.contains("install "),
+                "{verb} {more:?}: {said}"
+            );
+        }
+        let output = mt_image(&[&["plan", "--json"], &words[..]].concat());
+        let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(document["faults"].as_array().unwrap().len(), 1, "{document}");
+    }
+    // All at once.
+    let many = [
+        "plan",
+        "--spec",
+        &spec,
+        "--agent",
+        &none,
+        "--installer",
+        &none,
+        "--disk",
+        &none,
+    ];
+    let said = text(&mt_image(&many));
+    assert!(said.contains("has 3 faults:\n  "), "{said}");
+    assert!(!std::path::Path::new(&out).exists() && !std::path::Path::new(&work).exists());
+}
+
+/// A name may be anything: none of these inputs ends by itself, and the last would fill the memory.
+#[test]
+fn small_inputs_are_read_from_files_and_within_bounds() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (pipe, huge, iso) = (at("pipe"), at("huge"), at("x.iso"));
+    nix::unistd::mkfifo(pipe.as_str(), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    std::fs::File::create(&huge).unwrap().set_len(1 << 42).unwrap();
+    std::fs::write(&iso, "x").unwrap();
+    let out = at("out");
+    for (bad, code, says) in [
+        (pipe.as_str(), 2, "it is a pipe, expected is a regular file"),
+        ("/dev/zero", 2, "it is a device, expected is a regular file"),
+        (huge.as_str(), 3, "are read"),
+    ] {
+        for words in [
+            &["spec", "check", bad][..],
+            &["plan", "--spec", bad],
+            &["ova", "build", "--spec", bad, "--disk", &iso, "--out", &out],
+            &["vmx", "check", bad],
+            &["vmx", "enable-uuid", bad],
+            &plan(DEBIAN, &["--lock", bad]),
+            &plan(DEBIAN, &["--crates", bad]),
+            &[
+                "agent-tarball",
+                "--agent",
+                bad,
+                "--installer",
+                PROGRAM,
+                "--out",
+                &out,
+            ],
+        ] {
+            let output = mt_image(words);
+            let said = text(&output);
+            assert_eq!(output.status.code(), Some(code), "{words:?}: {said}");
+            assert!(
+                said.contains(says) && said.contains("hint: "),
+                "{words:?}: {said}"
+            );
+        }
+    }
+    let device = mt_image(&["iso", "embed-ks", &iso, "/dev/zero", "--out", &out]);
+    assert_eq!(device.status.code(), Some(2), "{}", text(&device));
+    assert!(!std::path::Path::new(&out).exists());
+}
+
+#[test]
+fn times_that_no_file_can_have_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().to_str().unwrap();
+    for date in [
+        "0",
+        "18446744073709551615",
+        "9223372036854775807",
+        "4294967296",
+        "-1",
+    ] {
+        let date = format!("--source-date={date}");
+        let words = [
+            "agent-tarball",
+            "--agent",
+            PROGRAM,
+            "--installer",
+            PROGRAM,
+            "--out",
+            out,
+            &date,
+        ];
+        let refused = mt_image(&words);
+        assert_eq!(refused.status.code(), Some(2), "{date}: {}", text(&refused));
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_name_of_too_many_bytes_is_told_before_the_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (raw, long) = (at("raw"), at(&"x".repeat(256)));
+    std::fs::write(&raw, vec![1u8; 512]).unwrap();
+    for words in [
+        &["vmdk", "write", &raw, &long][..],
+        &["vmdk", "check", &long],
+        &["spec", "check", &long],
+        &["ova", "build", "--spec", DEBIAN, "--disk", &raw, "--out", &long],
+        &["iso", "embed-ks", &raw, &raw, "--out", &long],
+    ] {
+        let refused = mt_image(words);
+        let said = text(&refused);
+        assert_eq!(refused.status.code(), Some(2), "{words:?}: {said}");
+        assert!(said.contains("hint: choose a shorter name"), "{words:?}: {said}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
 /// Disk full while a disk is compressed, packed, or taken out again: told as that, and nothing is left.

@@ -5,17 +5,17 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::disk;
 use super::ova::{self, OvaOptions};
 use super::stage::{self, Inputs, Stage};
+use super::{check, disk};
 use crate::agent_tarball;
 use crate::command;
-use crate::error::{Error, Kind, Result, shown};
+use crate::error::{Error, Kind, Result, counted, shown};
+use crate::input::{self, Accept, LIST_MAX};
 use crate::iso::{self, IsoParts, sha256_of};
-use crate::publish::{Existing, Unpublished, refuse_existing};
+use crate::publish::{Existing, Unpublished};
 use crate::rootfs::{debian, el};
-use crate::sbom::cyclonedx::{self, Crate, crates_of};
-use crate::sbom::{Lock, spdx};
+use crate::sbom::{Lock, cyclonedx, spdx};
 use crate::spec::Base;
 use crate::work::WorkFolder;
 
@@ -68,8 +68,15 @@ impl Request {
         self.out.join(format!("{}-{}{ending}", spec.name, spec.version))
     }
 
+    /// Why this cannot be built, as far as that can be known without beginning.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Error> {
+        let what = format!("the build of {}", shown(&self.inputs.spec_path));
+        Error::of_all(&what, check::faults(self))
+    }
+
     /// Every file that the build puts under its final name.
-    fn artefacts(&self) -> Artefacts {
+    pub(super) fn artefacts(&self) -> Artefacts {
         Artefacts {
             iso: self.iso.then(|| self.artefact(".iso")),
             ova: self.ova.is_some().then(|| self.artefact(".ova")),
@@ -94,8 +101,8 @@ impl Request {
         };
         let mut steps = vec![
             format!(
-                "install {} packages of {release} and what they depend on",
-                spec.rootfs.packages.len()
+                "install {} of {release} and what they depend on",
+                counted(spec.rootfs.packages.len() as u64, "package")
             ),
             format!("  from {}", from.join("; ")),
             match &self.pinned {
@@ -109,7 +116,7 @@ impl Request {
                 "add own files from {}",
                 self.inputs
                     .overlay()
-                    .map_or_else(|error| error.to_string(), |path| shown(&path))
+                    .map_or_else(|error| error.to_string(), |overlay| shown(&overlay.folder))
             ),
             format!("add the agent: {}", shown(&self.inputs.agent)),
             format!("add the installer: {}", shown(&self.inputs.installer)),
@@ -157,7 +164,7 @@ impl Request {
 
 /// Final names of what a build makes.
 #[derive(Debug)]
-struct Artefacts {
+pub(super) struct Artefacts {
     iso: Option<PathBuf>,
     ova: Option<PathBuf>,
     packages: PathBuf,
@@ -167,7 +174,7 @@ struct Artefacts {
 }
 
 impl Artefacts {
-    fn all(&self) -> Vec<PathBuf> {
+    pub(super) fn all(&self) -> Vec<PathBuf> {
         let images = self.iso.iter().chain(&self.ova);
         images
             .chain([&self.packages, &self.spdx, &self.cyclonedx, &self.agent_tarball])
@@ -196,15 +203,13 @@ pub fn prepare(request: &Request, say: &dyn Fn(&str)) -> Result<Stage> {
 /// Nothing half-made is left under a final name; a finished stage is kept for the next try.
 pub fn build(request: &Request, say: &dyn Fn(&str)) -> Result<Vec<PathBuf>> {
     let spec = &request.inputs.spec;
+    if let Some(error) = request.refusal() {
+        return Err(error);
+    }
     let artefacts = request.artefacts();
     let all = artefacts.all();
-    for path in &all {
-        refuse_existing(path, request.existing)?;
-    }
-    refuse_no_folder("--out", &request.out)?;
-    refuse_no_folder("--work", &request.work)?;
     let crates = match &request.crates {
-        Some(path) => read_crates(path)?,
+        Some(path) => check::read_crates(path)?,
         None => Vec::new(),
     };
     let stage = prepare(request, say)?;
@@ -236,43 +241,6 @@ pub fn build(request: &Request, say: &dyn Fn(&str)) -> Result<Vec<PathBuf>> {
         stage::forget(&request.work)?;
     }
     Ok(all)
-}
-
-/// Refuses, before any work, a folder that cannot be made because something above it or in its place is none.
-fn refuse_no_folder(option: &str, path: &Path) -> Result<()> {
-    let there = path.ancestors().find_map(|part| {
-        let part = if part.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            part
-        };
-        part.metadata().ok().map(|metadata| (part, metadata.is_dir()))
-    });
-    match there {
-        Some((part, false)) => {
-            let text = format!("{option} {}: {} is no folder", shown(path), shown(part));
-            Err(Error::new(Kind::Usage, text).hint("name a folder that is there or can be made"))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Reads what cargo says of the workspace; its `Cargo.lock` lies in the workspace's folder.
-fn read_crates(path: &Path) -> Result<Vec<Crate>> {
-    #[derive(serde::Deserialize)]
-    struct Root {
-        workspace_root: PathBuf,
-    }
-    let wrong = |text: String| {
-        let hint = "make it with cargo metadata --format-version 1 --locked --filter-platform TRIPLE";
-        Error::new(Kind::Config, format!("{}: {text}", shown(path))).hint(hint)
-    };
-    let metadata =
-        fs::read_to_string(path).map_err(|error| Error::io("read cargo's metadata", path, error))?;
-    let root: Root = serde_json::from_str(&metadata).map_err(|error| wrong(error.to_string()))?;
-    let lock = root.workspace_root.join("Cargo.lock");
-    let lock = fs::read_to_string(&lock).map_err(|error| Error::io("read", &lock, error))?;
-    crates_of(&metadata, &lock, cyclonedx::PROGRAMS).map_err(wrong)
 }
 
 fn build_iso(request: &Request, stage: &Stage, target: &Path, say: &dyn Fn(&str)) -> Result<()> {
@@ -319,6 +287,10 @@ fn build_ova(
 /// # Errors
 /// As [`build`].
 pub fn lock(request: &Request, target: &Path, say: &dyn Fn(&str)) -> Result<usize> {
+    let what = format!("the lock file of {}", shown(&request.inputs.spec_path));
+    if let Some(error) = Error::of_all(&what, check::faults_of_lock(request, target)) {
+        return Err(error);
+    }
     let stage = prepare(request, say)?;
     let lock = Lock {
         schema: 1,
@@ -336,11 +308,7 @@ pub fn lock(request: &Request, target: &Path, say: &dyn Fn(&str)) -> Result<usiz
 
 fn hold_against(pinned: &Pinned, stage: &Stage, say: &dyn Fn(&str)) -> Result<()> {
     let path = &pinned.path;
-    let text = fs::read_to_string(path).map_err(|error| Error::io("read the lock file", path, error))?;
-    let lock: Lock = toml::from_str(&text).map_err(|error| {
-        let text = format!("lock file {}: {}", shown(path), error.message());
-        Error::new(Kind::Config, text).hint("renew it with mt-image lock")
-    })?;
+    let lock = check::read_lock(path)?;
     let found = lock.differences(&stage.packages);
     if found.is_empty() {
         say(&format!(
@@ -354,10 +322,7 @@ fn hold_against(pinned: &Pinned, stage: &Stage, say: &dyn Fn(&str)) -> Result<()
     let text = format!(
         "the packages are not those of {}: the mirror has moved on, or the spec was changed; {}:\n  {}",
         shown(path),
-        match found.len() {
-            1 => "1 difference".to_owned(),
-            count => format!("{count} differences"),
-        },
+        counted(found.len() as u64, "difference"),
         found.join("\n  ")
     );
     let hint = "look at what changed, then renew the lock file with mt-image lock --spec SPEC";
@@ -404,15 +369,14 @@ fn copy(from: &Path, to: &Path, existing: Existing) -> Result<()> {
 /// Digests of all artefacts of the folder that this build or an earlier one listed.
 fn write_sums(out: &Path, artefacts: &[PathBuf]) -> Result<()> {
     let path = out.join("SHA256SUMS");
-    let mut lines: Vec<(String, String)> = match fs::read_to_string(&path) {
-        Ok(text) => text
+    let mut lines: Vec<(String, String)> = match path.symlink_metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        _ => input::read_text("list of digests", &path, LIST_MAX, Accept::File)?
             .lines()
             .filter_map(|line| line.split_once("  "))
             .map(|(sum, name)| (name.to_owned(), sum.to_owned()))
             .filter(|(name, _)| out.join(name).is_file())
             .collect(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(Error::io("read", &path, error)),
     };
     for artefact in artefacts {
         let name = artefact

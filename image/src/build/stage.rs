@@ -7,6 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::check::{self, Overlay};
 use crate::agent_tarball;
 use crate::command::{Program, in_root};
 use crate::error::{Error, Kind, Result, shown};
@@ -63,32 +64,12 @@ pub struct Stage {
 }
 
 impl Inputs {
-    /// Folder with the own files of the image.
+    /// The image's own files.
     ///
     /// # Errors
-    /// It does not exist.
-    pub fn overlay(&self) -> Result<PathBuf> {
-        let folder = self
-            .spec_path
-            .parent()
-            .unwrap_or(Path::new("."))
-            .join(&self.spec.rootfs.overlay);
-        folder.canonicalize().map_err(|error| {
-            let text = format!("rootfs.overlay of the spec names {}: {error}", shown(&folder));
-            Error::new(Kind::Config, text).hint("the folder is looked for beside the spec")
-        })
-    }
-
-    /// Refuses unless the programs are there.
-    fn require_programs(&self) -> Result<()> {
-        for (name, path) in [("agent", &self.agent), ("installer", &self.installer)] {
-            if !path.is_file() {
-                let text = format!("the {name}'s program {} is no file", shown(path));
-                let hint = format!("build it first (cargo build --release), or name it with --{name}");
-                return Err(Error::new(Kind::Usage, text).hint(hint));
-            }
-        }
-        Ok(())
+    /// As [`check::overlay`].
+    pub fn overlay(&self) -> Result<Overlay> {
+        check::overlay(&self.spec_path, &self.spec.rootfs.overlay)
     }
 
     /// Name of everything that goes in: spec, overlay, programs, and the version of this program.
@@ -97,9 +78,19 @@ impl Inputs {
         hasher.update(env!("CARGO_PKG_VERSION").as_bytes());
         let mut files = vec![self.spec_path.clone()];
         files.extend([self.agent.clone(), self.installer.clone()]);
-        collect(&self.overlay()?, &mut files)?;
+        files.extend(self.overlay()?.files);
         for path in files {
-            let bytes = fs::read(&path).map_err(|error| Error::io("read", &path, error))?;
+            // Links are copied as such, so what they say is what counts.
+            let bytes = if path.is_symlink()
+                && path != self.agent
+                && path != self.installer
+                && path != self.spec_path
+            {
+                let target = fs::read_link(&path).map_err(|error| Error::io("read", &path, error))?;
+                target.into_os_string().into_encoded_bytes()
+            } else {
+                fs::read(&path).map_err(|error| Error::io("read", &path, error))?
+            };
             hasher.update(path.as_os_str().as_encoded_bytes());
             hasher.update(&(bytes.len() as u64).to_le_bytes());
             hasher.update(&bytes);
@@ -109,29 +100,11 @@ impl Inputs {
     }
 }
 
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    let entries = fs::read_dir(folder).map_err(|error| Error::io("list", folder, error))?;
-    let mut paths = Vec::new();
-    for entry in entries {
-        paths.push(entry.map_err(|error| Error::io("list", folder, error))?.path());
-    }
-    paths.sort();
-    for path in paths {
-        if path.is_dir() {
-            collect(&path, files)?
-        } else {
-            files.push(path)
-        }
-    }
-    Ok(())
-}
-
 /// Finds or makes the stage.
 ///
 /// # Errors
 /// A mirror, a package, a program or the space is missing. What was begun is removed.
 pub fn prepare(inputs: &Inputs, work: &Path, say: &dyn Fn(&str)) -> Result<Stage> {
-    inputs.require_programs()?;
     fs::create_dir_all(work).map_err(|error| Error::io("create", work, error))?;
     // First, since it finds missing files before anything is fetched.
     let own_key = inputs.key()?;
@@ -236,7 +209,7 @@ fn make(inputs: &Inputs, packages: &Packages, scratch: &Path, say: &dyn Fn(&str)
     // The agent is not among them: the custom-change step of the installation puts it there, from its tarball.
     let files: [(&Path, &str); 1] = [(&inputs.installer, "usr/sbin/mt-installer")];
     say("root file system: making it of the packages");
-    let overlay = &inputs.overlay()?;
+    let overlay = &inputs.overlay()?.folder;
     let (packages, version) = match packages {
         Packages::Debian(base) => {
             let parts = debian::Parts {

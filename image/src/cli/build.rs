@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use super::ova::BuildOptions;
 use super::vmdk::existing;
 use super::{say, say_json, say_line};
+use crate::build::check;
 use crate::build::image::{self, DiskFrom, Pinned, Request};
 use crate::build::stage::Inputs;
-use crate::error::{Error, Kind, Result, lines_shown, shown};
+use crate::error::{Error, Kind, Result, counted, lines_shown, shown};
 
 /// What the three verbs share.
 #[derive(Debug, clap::Args)]
@@ -22,10 +23,10 @@ pub struct Arguments {
     /// Make the OVA [default: ISO and OVA]
     #[arg(long)]
     ova: bool,
-    /// Folder for the artefacts
+    /// Folder for the artefacts, made where it is missing
     #[arg(long, default_value = "dist")]
     out: PathBuf,
-    /// Folder for what is temporary
+    /// Folder for what is temporary, made where it is missing
     #[arg(long, default_value = "work")]
     work: PathBuf,
     /// The agent's program [default: mt-agent beside this program]
@@ -130,11 +131,15 @@ pub struct PlanArguments {
 }
 
 pub fn plan(arguments: PlanArguments) -> Result<()> {
-    let steps = arguments.build.request()?.plan();
+    let request = arguments.build.request()?;
+    let steps = request.plan();
     if arguments.json {
-        return say_json(&serde_json::json!({ "steps": steps }));
+        let faults: Vec<String> = check::faults(&request).iter().map(Error::to_string).collect();
+        say_json(&serde_json::json!({ "steps": steps, "faults": faults }))?;
+    } else {
+        steps.iter().try_for_each(|step| say_line(step))?;
     }
-    steps.iter().try_for_each(|step| say_line(step))
+    request.refusal().map_or(Ok(()), Err)
 }
 
 pub fn lock(arguments: Arguments) -> Result<()> {
@@ -142,5 +147,9 @@ pub fn lock(arguments: Arguments) -> Result<()> {
     let mut request = arguments.request()?;
     request.keep_stage = true;
     let count = image::lock(&request, &target, &progress)?;
-    say(&format!("{}: {count} packages", shown(&target)))
+    say(&format!(
+        "{}: {}",
+        shown(&target),
+        counted(count as u64, "package")
+    ))
 }

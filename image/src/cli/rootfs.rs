@@ -2,12 +2,14 @@
 //! `mt-image rootfs`: the root file system alone, in a folder.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::build::progress;
 use super::{say, say_json};
+use crate::build::check;
 use crate::command;
-use crate::error::{Error, Kind, Result, shown};
+use crate::error::{Error, Kind, Result, counted, shown};
+use crate::publish::{folder_of, refuse_no_folder_for};
 use crate::rootfs::el;
 use crate::spec::{self, Base};
 use crate::work::WorkFolder;
@@ -17,7 +19,7 @@ pub struct Arguments {
     /// Image spec of base el
     #[arg(long)]
     spec: PathBuf,
-    /// Folder to make; it must not exist
+    /// Folder to make, in a folder that is there; it must not exist
     #[arg(long)]
     out: PathBuf,
     /// Print the packages as JSON
@@ -35,21 +37,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let text = format!("{} exists", shown(&arguments.out));
         return Err(Error::new(Kind::Refused, text).hint("remove it, or name another folder with --out"));
     }
+    refuse_no_folder_for(&arguments.out)?;
+    let overlay = check::overlay(&arguments.spec, &spec.rootfs.overlay)?.folder;
     command::require_root("installing packages")?;
     command::require(el::PROGRAMS)?;
-    let overlay = arguments
-        .spec
-        .parent()
-        .unwrap_or(Path::new("."))
-        .join(&spec.rootfs.overlay)
-        .canonicalize()
-        .map_err(|error| Error::input("find rootfs.overlay of", &arguments.spec, error))?;
-    let parent = match arguments.out.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
     // Beside the target, so that a rename brings it there.
-    let work = WorkFolder::create(parent)?;
+    let work = WorkFolder::create(folder_of(&arguments.out))?;
     let root = work.path().join("root");
     let parts = el::Parts {
         spec: &spec,
@@ -68,5 +61,6 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         }
         return say_json(&Made { packages });
     }
-    say(&format!("{}: {} packages", shown(&arguments.out), packages.len()))
+    let count = counted(packages.len() as u64, "package");
+    say(&format!("{}: {count}", shown(&arguments.out)))
 }
