@@ -287,6 +287,44 @@ fn an_image_file_is_opened_once_and_rechecked() {
 }
 
 #[tokio::test]
+async fn root_a_mount_is_told_and_its_end() {
+    use mt_agent::disks::watch::{Watch, WatchTimes};
+    use std::time::Duration;
+    const NAME: &str = "root_a_mount_is_told_and_its_end";
+    if !root_or_skip(NAME) || !program_or_skip(NAME, "mkfs.ext4") {
+        return;
+    }
+    let dir = scratch();
+    let file = image(dir.path(), "disk.img", SIZE);
+    let device = Loop::attach(&file, &[]);
+    run("mkfs.ext4", &["-q", device.text()]);
+    // The slow look is far away: only the table of mounts can tell in time.
+    let times = WatchTimes {
+        poll: Duration::from_secs(3600),
+        ..WatchTimes::default()
+    };
+    let mut watch = Watch::start(scope(&[lab(&device.path, 9)]), times).await.unwrap();
+    let mut mount = None;
+    for mounted in [true, false] {
+        mount = mounted.then(|| Mount::new(device.text(), &dir.path().join("mnt"), &[]));
+        let told = async {
+            loop {
+                watch.changed().await.unwrap();
+                let disks = &watch.inventory().disks;
+                let disk = disks.iter().find(|disk| disk.kind == DiskKind::Lab).unwrap();
+                if disk.may_be_target != mounted {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), told)
+            .await
+            .unwrap_or_else(|_| panic!("not told that mounted is {mounted}"));
+    }
+    drop(mount);
+}
+
+#[tokio::test]
 async fn root_a_disk_that_changes_is_told() {
     use mt_agent::disks::watch::{Watch, WatchTimes};
     use std::time::Duration;

@@ -101,6 +101,18 @@ fn a_wrong_command_line_is_a_usage_error() {
         ],
         &["source", "send", "--pair", PAIR, "--bandwidth-limit", "1", source],
         &["source", "send", "--pair", PAIR, "--target", source],
+        &["source", "send", "--pair", PAIR, "--target", "", source],
+        &[
+            "source",
+            "send",
+            "--pair",
+            PAIR,
+            "--target",
+            "127.0.0.1:99999",
+            source,
+        ],
+        &["verify", "--pair", PAIR, "--target", "127.0.0.1:data", source],
+        &["register", "--target", "https://mt01"],
         &["pair", "add", PAIR],
         &["jobs", "show", "first"],
     ];

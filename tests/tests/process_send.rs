@@ -173,7 +173,7 @@ fn a_larger_target_disk_keeps_what_lies_behind_the_protected_disk() {
 
 #[test]
 fn a_verification_names_what_differs_and_writes_nothing() {
-    let scene = scene();
+    let mut scene = scene();
     scene.lab.send(PAIR, &scene.source, &[]).expect_done();
     scene.lab.verify(PAIR, &scene.source, &[]).expect_done();
 
@@ -229,8 +229,71 @@ fn a_verification_names_what_differs_and_writes_nothing() {
         "people are told the offset: {people}"
     );
 
+    // The alarm stands until the copy is equal again, whatever happens to the agent meanwhile.
+    let alarms = |lab: &Lab| {
+        let of_pair = |alarm: &&Value| alarm["id"] == "pair-differs" && alarm["subject"] == PAIR;
+        let status = lab.status();
+        status["alarms"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter(of_pair)
+            .count()
+    };
+    assert_eq!(alarms(&scene.lab), 1);
+    scene.lab.crash_and_restart();
+    assert_eq!(alarms(&scene.lab), 1, "{:#}", scene.lab.status());
     scene.lab.send(PAIR, &scene.source, &[]).expect_done();
+    assert_eq!(alarms(&scene.lab), 0);
+    scene.lab.crash_and_restart();
+    assert_eq!(alarms(&scene.lab), 0, "{:#}", scene.lab.status());
     scene.lab.verify(PAIR, &scene.source, &[]).expect_done();
+    scene.canaries.assert_untouched();
+}
+
+/// A full disk where the output goes, or a reader that has gone away, is nothing that happened to the copy.
+#[test]
+fn a_result_that_cannot_be_printed_is_told_as_that() {
+    let scene = scene();
+    let address = scene.lab.address.to_string();
+    let state = scene.lab.source_state();
+    let rows: [(&[&str], &str); 3] = [
+        (&["source", "send"], "the copy is complete and durable"),
+        (&["verify"], "the verification is through and the two are equal"),
+        (&["source", "send", "--json"], "the copy is complete and durable"),
+    ];
+    for (verb, how) in rows {
+        let command = || {
+            let mut command = mt_tests::agent::command(verb);
+            command.args(["--target", &address, "--pair", PAIR, "--plain", "--state-dir"]);
+            command.arg(&state).arg(&scene.source);
+            command
+        };
+        let full = std::fs::File::options()
+            .write(true)
+            .open("/dev/full")
+            .expect("Linux has it");
+        let output = command().stdout(full).output().expect("it can be started");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{verb:?}: {errors}");
+        for text in [how, "cannot be printed", "No space left on device", "hint:"] {
+            assert!(errors.contains(text), "{verb:?}: {text} is not in {errors}");
+        }
+        let (reader, writer) = std::io::pipe().expect("a pipe can be made");
+        drop(reader);
+        let also = writer.try_clone().expect("a descriptor can be doubled");
+        let output = command()
+            .stdout(writer)
+            .stderr(also)
+            .output()
+            .expect("it can be started");
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{verb:?} with a reader that has gone away"
+        );
+    }
+    assert_same(&scene.source, &scene.target, SIZE);
     scene.canaries.assert_untouched();
 }
 

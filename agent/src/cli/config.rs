@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::output::print;
 use crate::config::Config;
 use crate::disks::inventory::DiskScope;
 use crate::error::{CliError, ExitCode};
@@ -12,8 +13,8 @@ use crate::error::{CliError, ExitCode};
 /// What is wrong with it, and where.
 pub fn check(path: &Path) -> Result<ExitCode, CliError> {
     let config = Config::load(path)?;
-    println!(
-        "{} is right: data port {}, {}, state in {}",
+    print(&format!(
+        "{} is right: data port {}, {}, state in {}\n",
         path.display(),
         config.listen,
         match config.plain {
@@ -21,7 +22,7 @@ pub fn check(path: &Path) -> Result<ExitCode, CliError> {
             false => format!("control port {}", config.control),
         },
         config.state_dir.display()
-    );
+    ))?;
     Ok(ExitCode::Done)
 }
 

@@ -86,10 +86,17 @@ pub async fn show(args: &ServiceArgs) -> Result<ExitCode, CliError> {
             passphrase = client.decode::<PassphraseDoc>(shown)?.passphrase;
         }
     }
+    let lost = |error| {
+        if passphrase.is_some() {
+            unseen(error)
+        } else {
+            error
+        }
+    };
     if args.json {
         let mut answer = answer;
         answer["passphrase"] = json!(passphrase);
-        print_json(&answer)?;
+        print_json(&answer).map_err(lost)?;
         return Ok(ExitCode::Done);
     }
     let mut text = format!(
@@ -113,8 +120,20 @@ pub async fn show(args: &ServiceArgs) -> Result<ExitCode, CliError> {
             text += "the passphrase is not kept; \"mt-agent passphrase rotate\" makes another\n";
         }
     }
-    print(&text)?;
+    print(&text).map_err(lost)?;
     Ok(ExitCode::Done)
+}
+
+/// An answer with a passphrase that nobody could read: what is shown only once is gone with it.
+fn unseen(error: CliError) -> CliError {
+    CliError::new(
+        error.exit_code,
+        format!(
+            "{}; the passphrase in it is shown only once and is lost",
+            error.message
+        ),
+    )
+    .with_hint("see to the output, then make another passphrase with \"mt-agent passphrase rotate\"")
 }
 
 fn window_text(document: &IdentityDoc) -> String {
@@ -137,18 +156,20 @@ pub async fn rotate(args: &RotateArgs) -> Result<ExitCode, CliError> {
     let chosen = args.passphrase_file.as_deref().map(passphrase_in).transpose()?;
     let request = json!({ "passphrase": chosen.as_ref().map(|chosen| chosen.reveal().to_string()) });
     let answer = client.post("/v1/identity/passphrase", &request).await?;
+    let lost = |error| if chosen.is_none() { unseen(error) } else { error };
     if args.service.json {
-        print_json(&answer)?;
+        print_json(&answer).map_err(lost)?;
         return Ok(ExitCode::Done);
     }
     let document: PassphraseDoc = client.decode(answer)?;
-    let shown = match chosen {
+    let shown = match &chosen {
         Some(_) => "the one that was chosen".to_owned(),
         None => clean(&document.passphrase.unwrap_or_default()),
     };
     print(&format!(
         "PASSPHRASE       {shown}\nThe old one is worth nothing now. Machines that have registered stay so. It is kept nowhere.\n"
-    ))?;
+    ))
+    .map_err(lost)?;
     Ok(ExitCode::Done)
 }
 

@@ -1,5 +1,6 @@
 //! The command line: one file per noun, and the table of all verbs here.
 
+pub mod address;
 pub mod config;
 pub mod disks;
 pub mod events;

@@ -9,6 +9,7 @@ use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use super::address::TargetAddress;
 use super::output::{print, print_json, time_text};
 use crate::error::{CliError, ExitCode};
 use crate::identity::file;
@@ -20,9 +21,9 @@ const PASSPHRASE_FILE_BYTES_MAX: usize = 1024;
 /// What registering is told.
 #[derive(Debug, Clone, Args)]
 pub struct RegisterArgs {
-    /// The appliance: HOST, or HOST:PORT of its control port
-    #[arg(long, value_name = "HOST")]
-    pub target: String,
+    /// The appliance: HOST, or HOST:PORT of its control port (443 when none is given)
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = TargetAddress::parse)]
+    pub target: TargetAddress,
 
     /// Fingerprint of the appliance's CA, as its console shows it
     #[arg(long, value_name = "FINGERPRINT", value_parser = fingerprint)]
@@ -100,7 +101,7 @@ pub async fn register(args: &RegisterArgs) -> Result<ExitCode, CliError> {
         None => parse(&ask("Passphrase of the appliance: ")?)?,
     };
     let application = Application {
-        target: with_port(&args.target),
+        target: args.target.with_port(CONTROL_PORT),
         passphrase,
         ca: args.ca_fingerprint,
         role: match args.role {
@@ -203,35 +204,4 @@ fn ask(question: &str) -> Result<Zeroizing<String>, CliError> {
     read.map_err(fail)?;
     restored.map_err(|error| fail(error.into()))?;
     Ok(text)
-}
-
-/// The control port's address: a host name, an IPv4 address or an IPv6 address, with or without a port.
-fn with_port(target: &str) -> String {
-    if let Ok(address) = target.parse::<std::net::Ipv6Addr>() {
-        return format!("[{address}]:{CONTROL_PORT}");
-    }
-    let behind_bracket = target.rsplit(']').next().unwrap_or(target);
-    match behind_bracket.contains(':') {
-        true => target.to_owned(),
-        false => format!("{target}:{CONTROL_PORT}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::with_port;
-
-    #[test]
-    fn the_control_port_is_443_when_nothing_is_said() {
-        for (given, meant) in [
-            ("mt01", "mt01:443"),
-            ("mt01:8443", "mt01:8443"),
-            ("192.0.2.7", "192.0.2.7:443"),
-            ("2001:db8::7", "[2001:db8::7]:443"),
-            ("[2001:db8::7]", "[2001:db8::7]:443"),
-            ("[2001:db8::7]:8443", "[2001:db8::7]:8443"),
-        ] {
-            assert_eq!(with_port(given), meant);
-        }
-    }
 }

@@ -9,6 +9,7 @@ use mt_wire::{Consistency, EndEpoch, EpochTotals, Mode, Tag};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::address::TargetAddress;
 use crate::error::{CliError, ExitCode};
 use crate::machines::points::Wanted;
 use crate::model::PairName;
@@ -16,12 +17,15 @@ use crate::net::rate::RATE_MIN;
 use crate::source::report::Audience;
 use crate::source::send::{Channel, Order, run};
 
+/// The data port where none is named.
+const DATA_PORT: u16 = 9443;
+
 /// What a send and a verification are told alike.
 #[derive(Debug, Clone, Args)]
 pub struct CommonArgs {
-    /// Address of the target's data port, HOST:PORT
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9443")]
-    pub target: String,
+    /// Address of the target's data port; the port is 9443 when none is given
+    #[arg(long, value_name = "HOST[:PORT]", default_value = "127.0.0.1", value_parser = TargetAddress::parse)]
+    pub target: TargetAddress,
 
     /// Folder for what is remembered between runs
     #[arg(long, value_name = "DIR", default_value = "/var/lib/master-target/source")]
@@ -207,7 +211,7 @@ fn order(
 ) -> Order {
     Order {
         mode,
-        target: common.target.clone(),
+        target: common.target.with_port(DATA_PORT),
         machine,
         disks,
         end,

@@ -1,7 +1,8 @@
 //! Tells when disks come, go or change.
 //!
-//! Two legs: udev's events (the kernel's where no udevd runs) say that something happened, and a slow look
-//! finds what no event told, since the netlink socket drops events when it is full. Either way the facts are
+//! Three legs: udev's events (the kernel's where no udevd runs) say that something happened, the table of mounts says
+//! that it changed (proc(5): `poll` of `/proc/self/mountinfo`), and a slow look finds what neither told, since the
+//! netlink socket drops events when it is full and a device that is made read-only tells nobody. Either way the facts are
 //! gathered anew and compared: an event is a reason to look, never a fact.
 //!
 //! Attaching sixty disks makes hundreds of events within seconds. They are let settle: the look comes when
@@ -11,6 +12,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use mt_blockdev::mounts::MountEvents;
 use mt_blockdev::udev::{EventSource, Monitor};
 use tokio::io::unix::AsyncFd;
 
@@ -104,6 +106,7 @@ pub struct Change {
 #[derive(Debug)]
 pub struct Watch {
     monitor: AsyncFd<Monitor>,
+    mounts: MountEvents,
     scope: DiskScope,
     schedule: Schedule,
     last: Inventory,
@@ -119,10 +122,12 @@ impl Watch {
     pub async fn start(scope: DiskScope, times: WatchTimes) -> Result<Self, WatchError> {
         let monitor = Monitor::open(EventSource::detect()).map_err(WatchError::Events)?;
         let monitor = monitor.into_async().map_err(WatchError::Events)?;
+        let mounts = MountEvents::open().map_err(WatchError::Events)?;
         let schedule = Schedule::new(times, Instant::now());
         let last = look(scope.clone()).await?;
         Ok(Self {
             monitor,
+            mounts,
             scope,
             schedule,
             last,
@@ -161,6 +166,10 @@ impl Watch {
                     if any {
                         self.schedule.event(Instant::now());
                     }
+                }
+                changed = self.mounts.changed() => {
+                    changed.map_err(WatchError::Events)?;
+                    self.schedule.event(Instant::now());
                 }
                 () = tokio::time::sleep_until(due) => {
                     let inventory = look(self.scope.clone()).await;

@@ -4,8 +4,9 @@
 //! the control port, as text). A lock keeps two runs from renewing at the same time: the appliance admits the last key
 //! that was renewed to, and the file has to hold that one.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -370,7 +371,10 @@ impl Membership {
 
     fn lock(&self) -> Result<File, MembershipError> {
         let path = self.path("member.lock");
-        let opened = std::fs::create_dir_all(&self.folder)
+        let opened = DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.folder)
             .and_then(|()| {
                 File::options()
                     .write(true)

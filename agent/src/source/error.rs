@@ -120,6 +120,14 @@ pub enum SourceError {
         /// The cause.
         source: std::io::Error,
     },
+    /// It came to its end, and nobody could be told.
+    #[error("{what}, but the answer cannot be printed: {source}")]
+    Untold {
+        /// How it ended.
+        what: &'static str,
+        /// Why standard output cannot be written.
+        source: std::io::Error,
+    },
     /// A fault of our own or of the system.
     #[error("{0}")]
     Internal(String),
@@ -179,15 +187,25 @@ impl Explain for SourceError {
             Self::PlainElsewhere { .. } => {
                 "leave --plain away, and register this machine: mt-agent register --target HOST"
             }
+            Self::Hello {
+                source: HelloError::Closed | HelloError::Io(_),
+                ..
+            } => {
+                "check that the address is that of a master target's data port, and that both ends speak TLS or both were told \
+                 not to (--plain); a target with many unfinished connections from one address turns away more for some seconds"
+            }
             Self::Hello { .. } => "check that the address is that of a master target's data port",
             Self::Lost { .. } | Self::Interrupted { .. } => {
                 "run the same command again: it goes on where it was"
             }
             Self::Violation(_) => "bring both agents to the same version; if they are, report this message",
             Self::Marks { .. } => {
-                "if the file is damaged, remove it: the next send compares from the beginning and sends only what differs"
+                "check the space and the permissions of its folder; if the file is damaged, remove it: the next send compares from the beginning and sends only what differs"
             }
             Self::StateFolder { .. } => "give a folder that this user may write with --state-dir",
+            Self::Untold { .. } => {
+                "make room where the output goes; \"mt-agent jobs list\" on the target shows the result too"
+            }
             Self::Internal(_) => return None,
         };
         Some(text.to_owned())
@@ -209,7 +227,9 @@ impl Explain for SourceError {
             }
             Self::Membership(error) => error.exit_code(),
             Self::PlainElsewhere { .. } => ExitCode::Refused,
-            Self::Marks { .. } | Self::StateFolder { .. } | Self::Internal(_) => ExitCode::Unexpected,
+            Self::Marks { .. } | Self::StateFolder { .. } | Self::Untold { .. } | Self::Internal(_) => {
+                ExitCode::Unexpected
+            }
         }
     }
 }

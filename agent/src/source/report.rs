@@ -1,6 +1,6 @@
 //! What a send or a verification came to, and how it is told while it runs.
 
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -157,7 +157,7 @@ impl Teller {
             }),
             Audience::Person => {
                 let eta = seconds_left.map_or_else(String::new, |seconds| format!(", {seconds:.0} s left"));
-                eprintln!(
+                print_line(&format!(
                     "{} {} of {} at {}/s{eta}; {} sent, {} durable",
                     verb(self.mode),
                     size_text(position),
@@ -165,7 +165,7 @@ impl Teller {
                     size_text(to_u64(rate)),
                     size_text(numbers.bytes_sent),
                     size_text(numbers.durable),
-                );
+                ));
             }
         }
     }
@@ -179,7 +179,7 @@ impl Teller {
                 event: "notice",
                 text,
             }),
-            (None, Audience::Person) => eprintln!("{text}"),
+            (None, Audience::Person) => print_line(text),
         }
     }
 
@@ -190,17 +190,25 @@ impl Teller {
         }
     }
 
-    /// Tells how the run ended.
-    pub fn finish(&self, report: &Report) {
+    /// Tells how the run ended. That the reader has gone away is no error.
+    ///
+    /// # Errors
+    /// When standard output cannot be written for another reason.
+    pub fn finish(&self, report: &Report) -> io::Result<()> {
         self.clear();
-        match self.audience {
-            Audience::Program => print_json(&ResultLine {
+        let text = match self.audience {
+            Audience::Program => json_line(&ResultLine {
                 schema: SCHEMA,
                 event: "result",
                 mode: verb(self.mode),
                 report,
             }),
-            Audience::Person => print_person(self.mode, report),
+            Audience::Person => for_person(self.mode, report),
+        };
+        let mut out = io::stdout().lock();
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+            _ => Ok(()),
         }
     }
 }
@@ -231,7 +239,8 @@ struct ResultLine<'a> {
     report: &'a Report,
 }
 
-fn print_person(mode: Mode, report: &Report) {
+/// What a person reads at the end, one line or several.
+fn for_person(mode: Mode, report: &Report) -> String {
     let numbers = &report.numbers;
     let what = format!("{} and target disk {}", report.pair, report.scsi_id);
     let wire = format!(
@@ -244,50 +253,58 @@ fn print_person(mode: Mode, report: &Report) {
             Some(point) => format!("it is recovery point {point}"),
             None => "the target keeps no recovery points".to_owned(),
         };
-        println!(
-            "epoch {epoch} of {} is durable, {point}: {} compared, {} sent, {} zeroed, {wire}",
+        return format!(
+            "epoch {epoch} of {} is durable, {point}: {} compared, {} sent, {} zeroed, {wire}\n",
             report.pair,
             size_text(numbers.compared),
             size_text(numbers.bytes_sent),
             size_text(numbers.bytes_zeroed),
         );
-        return;
     }
     if mode == Mode::Seed {
-        println!(
-            "{what} are equal and durable: {} compared, {} sent, {} zeroed, {wire}",
+        return format!(
+            "{what} are equal and durable: {} compared, {} sent, {} zeroed, {wire}\n",
             size_text(numbers.compared),
             size_text(numbers.bytes_sent),
             size_text(numbers.bytes_zeroed),
         );
-        return;
     }
     if report.bytes_different == 0 {
-        println!(
-            "{what} are equal: {} compared, {wire}",
+        return format!(
+            "{what} are equal: {} compared, {wire}\n",
             size_text(numbers.compared)
         );
-        return;
     }
-    println!(
+    let mut lines = vec![format!(
         "{what} differ in {} of {}:",
         size_text(report.bytes_different),
         size_text(numbers.size)
+    )];
+    let listed = report.differences.iter().take(RANGES_SHOWN);
+    lines.extend(
+        listed.map(|difference| format!("  offset {:#014x}  {} bytes", difference.offset, difference.len)),
     );
-    for difference in report.differences.iter().take(RANGES_SHOWN) {
-        println!("  offset {:#014x}  {} bytes", difference.offset, difference.len);
-    }
     let more = report.differences.len().saturating_sub(RANGES_SHOWN);
     if more > 0 {
-        println!("  and {more} more; --json lists them");
+        lines.push(format!("  and {more} more; --json lists them"));
     }
+    lines.join("\n") + "\n"
 }
 
-fn print_json(value: &impl Serialize) {
+fn json_line(value: &impl Serialize) -> String {
     let line = serde_json::to_string(value)
         .unwrap_or_else(|error| format!("{{\"event\":\"error\",\"text\":\"{error}\"}}"));
-    // A reader that has gone away ends the program by the exit code, not by a panic.
-    let _ = writeln!(std::io::stdout(), "{line}");
+    line + "\n"
+}
+
+/// Prints what only matters while the run goes on. Whoever does not read it does not stop the run.
+fn print_json(value: &impl Serialize) {
+    let _ = io::stdout().write_all(json_line(value).as_bytes());
+}
+
+/// As [`print_json`], for people.
+fn print_line(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 fn verb(mode: Mode) -> &'static str {

@@ -92,7 +92,16 @@ pub async fn run(order: &Order, stop: watch::Receiver<bool>) -> Result<Report, S
     let mut teller = Teller::new(order.audience, order.mode, size);
     let outcome = run_with(order, &images, &marks, &mut teller, stop).await;
     match &outcome {
-        Ok(report) => teller.finish(report),
+        Ok(report) => teller.finish(report).map_err(|source| SourceError::Untold {
+            what: match order.mode {
+                Mode::Verify if report.bytes_different > 0 => {
+                    "the verification is through and the two differ"
+                }
+                Mode::Verify => "the verification is through and the two are equal",
+                Mode::Seed | Mode::Epoch => "the copy is complete and durable",
+            },
+            source,
+        })?,
         Err(_) => teller.clear(),
     }
     outcome

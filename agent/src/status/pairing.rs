@@ -19,8 +19,8 @@ use crate::hub::Happening;
 use crate::machines::error::MachineError;
 use crate::model::{NameError, NewPair, PairName};
 use crate::state::StateError;
-use crate::target::app::{ALARM_DISK, Target, chain, check_paired_disks};
-use crate::target::report::ALARM_RESYNC;
+use crate::target::app::{ALARM_DISK, ALARM_REFUSED, Target, chain, check_paired_disks};
+use crate::target::report::{ALARM_DIFFERS, ALARM_RESYNC};
 
 /// Stands in the register of sessions while a pair is removed, so that no source can open it meanwhile.
 const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
@@ -278,7 +278,7 @@ impl Pairing {
         }
         let removed = hub.state().remove_pair(&pair)?;
         tracing::info!(pair = %pair, scsi_id = %stored.scsi_id, "pair removed; its disk was not touched");
-        for alarm in [ALARM_DISK, ALARM_RESYNC] {
+        for alarm in [ALARM_DISK, ALARM_REFUSED, ALARM_RESYNC, ALARM_DIFFERS] {
             hub.clear(alarm, &pair.to_string(), now);
         }
         hub.pairs_changed(

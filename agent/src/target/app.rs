@@ -15,9 +15,10 @@ use super::report::forget_mark;
 use super::scsi_ids;
 use super::service::{Access, listen, serve};
 use crate::disks::facts::{DiskFacts, Inventory, InventoryDiff};
+use crate::disks::gate::{Purpose, admit};
 use crate::disks::inventory::DiskScope;
 use crate::disks::watch::{Watch, WatchTimes};
-use crate::error::{CliError, ExitCode};
+use crate::error::{CliError, ExitCode, Explain as _};
 use crate::hub::{Alarm, Hub, Severity};
 use crate::identity::control;
 use crate::identity::keeper::Keeper;
@@ -25,11 +26,16 @@ use crate::machines::exports::Exports;
 use crate::machines::failover::Failovers;
 use crate::machines::jobs::Jobs;
 use crate::machines::registry::Machines;
+use crate::model::Pair;
 use crate::net::door::Door;
 use crate::state::State;
+use crate::status::view::paired_disk;
 
 /// Raised while the disk of a pair is not attached, or attached twice.
 pub const ALARM_DISK: &str = "pair-disk-missing";
+
+/// Raised while the disk of a pair is there and may not be written: mounted, read-only, or no longer the disk it was.
+pub const ALARM_REFUSED: &str = "pair-disk-refused";
 
 /// Wait after a look at the disks that failed.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
@@ -123,6 +129,7 @@ where
             .with_hint("run as root, with /sys and /proc mounted")
         })?;
     take_inventory(&hub, watched.inventory(), &InventoryDiff::default());
+    super::report::remember_differences(&hub, Timestamp::now());
     let keeper = match &control {
         Some(_) => Some(Keeper::open(hub.clone(), &settings.state_dir, Timestamp::now())?),
         None => None,
@@ -272,7 +279,7 @@ fn take_inventory(hub: &Hub, inventory: &Inventory, diff: &InventoryDiff) {
     scsi_ids::check(hub, inventory, scsi_ids::is_vmware(), now);
 }
 
-/// Raises and clears the alarms of pairs whose disk is not there once.
+/// Raises and clears the alarms of pairs whose disk is not there once, or would be refused.
 pub fn check_paired_disks(hub: &Hub, inventory: &Inventory, now: Timestamp) {
     let pairs = match hub.state().pairs() {
         Ok(pairs) => pairs,
@@ -290,6 +297,7 @@ pub fn check_paired_disks(hub: &Hub, inventory: &Inventory, now: Timestamp) {
         let (text, hint) = match found.as_slice() {
             [_] => {
                 hub.clear(ALARM_DISK, &subject, now);
+                check_admitted(hub, inventory, &pair, now);
                 continue;
             }
             [] => {
@@ -309,6 +317,7 @@ pub fn check_paired_disks(hub: &Hub, inventory: &Inventory, now: Timestamp) {
                 "detach all but one, then run \"mt-agent disks list\"",
             ),
         };
+        hub.clear(ALARM_REFUSED, &subject, now);
         hub.raise(Alarm {
             id: ALARM_DISK.to_owned(),
             subject,
@@ -317,6 +326,23 @@ pub fn check_paired_disks(hub: &Hub, inventory: &Inventory, now: Timestamp) {
             hint: hint.to_owned(),
             since: now,
         });
+    }
+}
+
+/// Raises or clears the alarm of a pair whose disk the gate would refuse: whoever only looks at the status learns before the
+/// next send that it will not work.
+fn check_admitted(hub: &Hub, inventory: &Inventory, pair: &Pair, now: Timestamp) {
+    let subject = pair.name.to_string();
+    match admit(&paired_disk(pair), inventory, Purpose::Write) {
+        Ok(_) => hub.clear(ALARM_REFUSED, &subject, now),
+        Err(refusal) => hub.raise(Alarm {
+            id: ALARM_REFUSED.to_owned(),
+            subject,
+            severity: Severity::Critical,
+            text: refusal.to_string(),
+            hint: refusal.hint().unwrap_or_default(),
+            since: now,
+        }),
     }
 }
 
@@ -347,6 +373,46 @@ mod tests {
 
     fn now() -> Timestamp {
         "2026-03-02T10:14:07Z".parse().unwrap()
+    }
+
+    #[test]
+    fn a_disk_that_may_not_be_written_raises_an_alarm_until_it_may() {
+        let folder = tempfile::tempdir().unwrap();
+        let hub = Hub::new(State::open(folder.path()).unwrap(), now());
+        let new = NewPair {
+            name: "db01/scsi0:1".parse().unwrap(),
+            scsi_id: id(1),
+            size: 20 << 30,
+            logical_block_size: 512,
+            overwrite: false,
+        };
+        hub.state().add_pair(&new, now()).unwrap();
+        let look = |disks: Vec<DiskFacts>| {
+            let inventory = Inventory {
+                disks,
+                warnings: Vec::new(),
+            };
+            check_paired_disks(&hub, &inventory, now());
+            hub.snapshot().alarms
+        };
+        assert_eq!(look(vec![disk("sdb", 1)]), Vec::new());
+        let mut protected = disk("sdb", 1);
+        protected.read_only = true;
+        let alarms = look(vec![protected]);
+        assert_eq!(alarms.len(), 1);
+        let alarm = &alarms[0];
+        assert_eq!(
+            (alarm.id.as_str(), alarm.subject.as_str(), alarm.severity),
+            (ALARM_REFUSED, "db01/scsi0:1", Severity::Critical)
+        );
+        assert!(
+            alarm.text.contains("read-only") && !alarm.hint.is_empty(),
+            "{alarm:?}"
+        );
+        let alarms = look(Vec::new());
+        assert_eq!(alarms.len(), 1, "one alarm for one disk: {alarms:?}");
+        assert_eq!(alarms[0].id, ALARM_DISK);
+        assert_eq!(look(vec![disk("sdb", 1)]), Vec::new());
     }
 
     /// A seeding is cut in the middle, the disk is detached, and comes back. Whoever had it meanwhile may have written

@@ -133,14 +133,7 @@ impl SessionReport {
         self.job.error = Some(text.clone());
         self.job.hint = Some(hint.to_owned());
         tracing::warn!(pair = %self.pair, scsi_id = self.scsi_id, job = self.job.id.0, "verification: {text}");
-        hub.raise(Alarm {
-            id: ALARM_DIFFERS.to_owned(),
-            subject: self.pair.to_string(),
-            severity: Severity::Warning,
-            text,
-            hint: hint.to_owned(),
-            since: now,
-        });
+        hub.raise(difference(&self.job, now));
     }
 
     fn fail(&mut self, hub: &Hub, refusal: &Refusal, now: Timestamp) {
@@ -210,6 +203,41 @@ impl SessionReport {
             rate,
             seconds_left: left.checked_div(rate),
             since: self.since,
+        }
+    }
+}
+
+/// The alarm of a verification that found differences.
+fn difference(job: &Job, since: Timestamp) -> Alarm {
+    Alarm {
+        id: ALARM_DIFFERS.to_owned(),
+        subject: job.pair.clone(),
+        severity: Severity::Warning,
+        text: job.error.clone().unwrap_or_default(),
+        hint: job.hint.clone().unwrap_or_default(),
+        since,
+    }
+}
+
+/// Raises the alarms of copies that differed when the agent was stopped, and were not made or found equal since.
+pub fn remember_differences(hub: &Hub, now: Timestamp) {
+    let (jobs, pairs) = match (hub.state().jobs(), hub.state().pairs()) {
+        (Ok(jobs), Ok(pairs)) => (jobs, pairs),
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::error!("cannot read which copies differed: {error}");
+            return;
+        }
+    };
+    for pair in pairs {
+        let name = pair.name.to_string();
+        // The newest first. What was before the pair was about another disk.
+        let told = jobs.iter().find(|job| {
+            job.pair == name
+                && job.started >= pair.created
+                && matches!(job.state, JobState::Done | JobState::Differs)
+        });
+        if let Some(job) = told.filter(|job| job.state == JobState::Differs) {
+            hub.raise(difference(job, job.ended.unwrap_or(now)));
         }
     }
 }
