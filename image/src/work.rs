@@ -66,7 +66,7 @@ impl Drop for WorkFolder {
     fn drop(&mut self) {
         drop(self.janitor.stdin.take());
         if let Err(error) = self.janitor.wait() {
-            eprintln!(
+            mt_installer::tell_line!(
                 "mt-image: the janitor of {} cannot be awaited: {error}",
                 shown(&self.path)
             );

@@ -20,6 +20,23 @@
 //! | [`scsi_ids`], [`selftest`] | whether disks can be told apart, file systems work | reads |
 //! | [`command`] | starts the installation's programs | |
 
+/// Prints to standard error as `eprint!` does. Where that cannot be written (a reader that has gone away, a full disk) the work
+/// goes on: nothing that is said on the way is worth a disk that is half made.
+#[macro_export]
+macro_rules! tell {
+    ($($argument:tt)*) => {{
+        let _ = ::std::io::Write::write_fmt(&mut ::std::io::stderr(), ::std::format_args!($($argument)*));
+    }};
+}
+
+/// As [`tell!`], with the end of the line.
+#[macro_export]
+macro_rules! tell_line {
+    ($($argument:tt)*) => {
+        $crate::tell!("{}\n", ::std::format_args!($($argument)*))
+    };
+}
+
 pub mod answers;
 pub mod boot;
 pub mod cli;

@@ -5,12 +5,9 @@
 //! line they cannot read: the kernel may add fields, and what one line means does not depend on others.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use crate::sysfs::DeviceNumber;
 
@@ -201,16 +198,19 @@ pub fn mount_of<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
 }
 
 /// Tells when something is mounted or unmounted in this mount namespace: `poll` of `/proc/self/mountinfo` (proc(5)).
+#[cfg(feature = "tokio")]
 #[derive(Debug)]
-pub struct MountEvents(AsyncFd<File>);
+pub struct MountEvents(tokio::io::unix::AsyncFd<fs::File>);
 
+#[cfg(feature = "tokio")]
 impl MountEvents {
     /// Begins to watch. To be called inside a tokio runtime with I/O enabled.
     ///
     /// # Errors
     /// Where `/proc` is not mounted or the runtime has no I/O.
     pub fn open() -> io::Result<Self> {
-        let file = File::open("/proc/self/mountinfo")?;
+        use tokio::io::{Interest, unix::AsyncFd};
+        let file = fs::File::open("/proc/self/mountinfo")?;
         // SAFETY: `as_raw_fd` of a `File` gives the descriptor that it owns until it is dropped, always the same one.
         let registered = unsafe { AsyncFd::register_with_interest(file, Interest::PRIORITY) };
         Ok(Self(registered.map_err(io::Error::from)?))
@@ -221,7 +221,10 @@ impl MountEvents {
     /// # Errors
     /// When the runtime is being shut down.
     pub async fn changed(&mut self) -> io::Result<()> {
-        self.0.ready_mut(Interest::PRIORITY).await?.clear_ready();
+        self.0
+            .ready_mut(tokio::io::Interest::PRIORITY)
+            .await?
+            .clear_ready();
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! `mt-agent register` and `mt-agent renew`: a machine and its certificate.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -195,12 +195,12 @@ fn ask(question: &str) -> Result<Zeroizing<String>, CliError> {
     let before = tcgetattr(&stdin).map_err(|error| fail(error.into()))?;
     let mut silent = before.clone();
     silent.local_flags.remove(LocalFlags::ECHO);
-    eprint!("{question}");
+    let _ = write!(std::io::stderr(), "{question}");
     tcsetattr(&stdin, SetArg::TCSAFLUSH, &silent).map_err(|error| fail(error.into()))?;
     let mut text = Zeroizing::new(String::with_capacity(PASSPHRASE_FILE_BYTES_MAX));
     let read = stdin.read_line(&mut text);
     let restored = tcsetattr(&stdin, SetArg::TCSAFLUSH, &before);
-    eprintln!();
+    let _ = writeln!(std::io::stderr());
     read.map_err(fail)?;
     restored.map_err(|error| fail(error.into()))?;
     Ok(text)

@@ -2,7 +2,7 @@
 //! beside a running one it looks at what that has made durable.
 
 use std::fmt::Write as _;
-use std::io::{ErrorKind, IsTerminal};
+use std::io::{self, ErrorKind, IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -473,7 +473,8 @@ impl Progress {
             && last.elapsed() >= LINE_INTERVAL
         {
             *last = Instant::now();
-            eprintln!(
+            let _ = writeln!(
+                io::stderr(),
                 "{}: {} of {} read",
                 self.machine,
                 size_text(bytes),

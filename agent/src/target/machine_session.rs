@@ -233,10 +233,16 @@ impl Session {
         let (machine, generation) = (Arc::clone(&session.machine), session.generation);
         // Whoever works for the session keeps its claims: no other session begins before the last late write has come back.
         let disks = session.disks.clone();
+        let refused = Arc::clone(&self.refused);
         self.submit(move || {
-            let answer = match work(&machine, generation) {
+            // Once something was refused the session ends, and nothing of what waits behind it will be acknowledged. Where the
+            // store is full each of these would look for room again, and hold up the next session for all that time.
+            let answer = match refused
+                .get()
+                .map_or_else(|| work(&machine, generation), |first| Err(first.clone()))
+            {
                 Ok(event) => event,
-                Err(refusal) => Event::Failed(refusal).into(),
+                Err(refusal) => Event::Failed(refused.get_or_init(|| refusal).clone()).into(),
             };
             drop(disks);
             Answer::Epoch(answer)

@@ -2,8 +2,8 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -84,6 +84,8 @@ pub struct Session {
     pair: Option<Box<OpenedPair>>,
     pub(super) machine: Option<Box<MachineSession>>,
     pub(super) machine_report: Option<MachineReport>,
+    /// The first refusal of the machine's work, after which nothing more is begun.
+    pub(super) refused: Arc<OnceLock<Refusal>>,
     report: Option<SessionReport>,
     threads: DiskThreads,
     regions: BufferPool,
@@ -131,6 +133,7 @@ impl Session {
             pair: None,
             machine: None,
             machine_report: None,
+            refused: Arc::default(),
             report: None,
             threads,
             regions,

@@ -112,7 +112,7 @@ fn program(named: Option<PathBuf>, name: &str) -> Result<PathBuf> {
 }
 
 pub fn progress(text: &str) {
-    eprintln!("{}", lines_shown(text));
+    mt_installer::tell_line!("{}", lines_shown(text));
 }
 
 pub fn build(arguments: Arguments) -> Result<()> {

@@ -17,7 +17,7 @@ pub enum Verb {
     ///
     /// The kickstart file is checked as "mt-installer ks check" does; with
     /// errors in it nothing is written. A medium whose answers hold the hash of
-    /// the root password is readable for its owner only (mode 0600).
+    /// the root password or scripts is readable for its owner only (mode 0600).
     EmbedKs {
         /// Installation medium
         iso: PathBuf,
@@ -52,7 +52,7 @@ pub fn run(verb: Verb) -> Result<()> {
             let who = match readers {
                 Readers::All => "",
                 Readers::Owner => {
-                    "; only its owner may read it, since it holds the hash of the root password"
+                    "; only its owner may read it, since it holds the hash of the root password, or scripts"
                 }
             };
             say(&format!(

@@ -101,9 +101,9 @@ pub fn run() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("mt-image: {}", lines_shown(&error.to_string()));
+            mt_installer::tell_line!("mt-image: {}", lines_shown(&error.to_string()));
             if let Some(hint) = error.next_step() {
-                eprintln!("hint: {}", lines_shown(hint));
+                mt_installer::tell_line!("hint: {}", lines_shown(hint));
             }
             ExitCode::from(error.kind.exit_code())
         }

@@ -289,7 +289,10 @@ fn extract(vmdk: &Path, raw: &Path, existing: Existing) -> Result<()> {
     let report =
         reader::read(input, &mut RawFile(output.file())).map_err(|error| read_error(error, vmdk, raw))?;
     if !report.faults.is_empty() {
-        report.faults.iter().for_each(|fault| eprintln!("{fault}"));
+        report
+            .faults
+            .iter()
+            .for_each(|fault| mt_installer::tell_line!("{fault}"));
         return judge(&shown(vmdk), &report.faults).map_err(|error| error.hint("nothing was extracted"));
     }
     output
@@ -334,15 +337,15 @@ impl Progress {
         let seconds = self.started.elapsed().as_secs().max(1);
         let line = format!("{done_mib} of {total_mib} MiB, {} MiB/s", done_mib / seconds);
         if self.terminal {
-            eprint!("\r{line}    ");
+            mt_installer::tell!("\r{line}    ");
         } else {
-            eprintln!("{line}");
+            mt_installer::tell_line!("{line}");
         }
     }
 
     fn end(&self) {
         if self.terminal {
-            eprint!("\r\x1b[K");
+            mt_installer::tell!("\r\x1b[K");
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::publish::{Existing, folder_of, refuse_existing, refuse_no_folder_for,
 pub enum Readers {
     /// Anybody may read the medium.
     All,
-    /// Its owner only, since it holds the hash of a password.
+    /// Its owner only, since it holds the hash of a password, or scripts, which may hold any secret.
     Owner,
 }
 
@@ -132,8 +132,8 @@ fn read_answers(path: &Path) -> Result<(String, Readers)> {
             .hint("correct the file: the installer would refuse it; \"mt-installer ks check\" checks it too")
     })?;
     let readers = match answers.root {
-        RootLogin::Hash(_) => Readers::Owner,
-        RootLogin::Locked => Readers::All,
+        RootLogin::Locked if answers.scripts.is_empty() => Readers::All,
+        RootLogin::Hash(_) | RootLogin::Locked => Readers::Owner,
     };
     Ok((text, readers))
 }
@@ -235,8 +235,14 @@ mod tests {
     }
 
     #[test]
-    fn a_medium_with_the_hash_of_a_password_is_for_its_owner() {
-        for (text, mode) in [(hash(), 0o600), ("rootpw --lock\n".to_owned(), 0o644)] {
+    fn a_medium_that_may_hold_a_secret_is_for_its_owner() {
+        let script = "rootpw --lock\n%post\necho root:secret | chpasswd\n%end\n".to_owned();
+        let rows = [
+            (hash(), 0o600),
+            (script, 0o600),
+            ("rootpw --lock\n".to_owned(), 0o644),
+        ];
+        for (text, mode) in rows {
             let (_, readers) = answers(text.as_bytes()).unwrap();
             let folder = tempfile::tempdir().unwrap();
             let (made, target) = (folder.path().join("made"), folder.path().join("target"));

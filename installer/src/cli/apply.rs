@@ -234,7 +234,7 @@ pub fn run(arguments: &ApplyArguments) -> Result<()> {
     };
     let mut screen = Screen::new(what.json);
     if !what.json {
-        eprint!("{}", plan.text());
+        crate::tell!("{}", plan.text());
     }
     execute(&job, &mut |event| screen.show(event))?;
     if let Some(image) = image {
@@ -322,7 +322,7 @@ impl Screen {
                 self.title = format!("[{number:>2}/{count}] {}", step.title());
                 self.step_began = Instant::now();
                 self.said = Instant::now();
-                eprintln!("{}", self.title);
+                crate::tell_line!("{}", self.title);
             }
             Event::Bytes { done, total } => {
                 let due = if self.terminal {
@@ -336,15 +336,15 @@ impl Screen {
                 self.said = Instant::now();
                 let line = progress_line(done, total, self.step_began.elapsed());
                 if !self.terminal {
-                    eprintln!("        {line}");
+                    crate::tell_line!("        {line}");
                 } else if done < total {
-                    eprint!("\r        {line}\x1b[K");
+                    crate::tell!("\r        {line}\x1b[K");
                 } else {
-                    eprint!("\r\x1b[K");
+                    crate::tell!("\r\x1b[K");
                 }
             }
-            Event::Note(text) => eprintln!("note: {text}"),
-            Event::Done => eprintln!("done"),
+            Event::Note(text) => crate::tell_line!("note: {text}"),
+            Event::Done => crate::tell_line!("done"),
         }
     }
 

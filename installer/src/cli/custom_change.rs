@@ -85,9 +85,9 @@ pub fn run(verb: Verb) -> Result<()> {
                 );
             }
             let root = place.root.clone();
-            let stamp = custom_change::apply(&place.request(), &mut |text| eprintln!("{text}"))?;
+            let stamp = custom_change::apply(&place.request(), &mut |text| crate::tell_line!("{text}"))?;
             for skipped in &stamp.skipped {
-                eprintln!("left out: {skipped}");
+                crate::tell_line!("left out: {skipped}");
             }
             say(&format!(
                 "done: {} changed, {} so already, {} left out; SHA-256 {}",

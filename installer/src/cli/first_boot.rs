@@ -78,7 +78,7 @@ fn apply(root: &Path) -> Result<()> {
         Ok(given) => first_boot::apply(root, &given, &now())?,
         Err(fault) => first_boot::refuse(root, &fault, &now())?,
     };
-    first_boot::make_live(&report, &mut |text| eprintln!("{text}"));
+    first_boot::make_live(&report, &mut |text| crate::tell_line!("{text}"));
     show(&report)?;
     if report.state == State::Refused {
         return Err(Error::new(

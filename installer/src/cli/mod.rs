@@ -96,9 +96,9 @@ pub fn run() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("mt-installer: {error}");
+            crate::tell_line!("mt-installer: {error}");
             if let Some(hint) = error.next_step() {
-                eprintln!("hint: {hint}");
+                crate::tell_line!("hint: {hint}");
             }
             ExitCode::from(error.kind.exit_code())
         }

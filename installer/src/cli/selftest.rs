@@ -18,7 +18,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let outcomes = selftest::run(&arguments.scratch, &mut |text| eprintln!("{text}"))?;
+    let outcomes = selftest::run(&arguments.scratch, &mut |text| crate::tell_line!("{text}"))?;
     if arguments.json {
         #[derive(serde::Serialize)]
         struct Document<'a> {
