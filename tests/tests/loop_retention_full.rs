@@ -2,13 +2,25 @@
 
 use std::path::Path;
 
-use mt_tests::agent::wait_until;
+use mt_tests::agent::{Said, wait_until};
 use mt_tests::data::{Fill, MIB, change_blocks, digest, fill};
 use mt_tests::disks::{Mount, run, text};
 use mt_tests::lab::Lab;
 use mt_tests::needs;
 
 const SIZE: u64 = 8 * MIB;
+
+/// Sends an epoch. The session before may not have ended yet, which is waited for here, however long it takes.
+fn send_when_free(lab: &Lab, disks: &[(&str, &Path)]) -> Said {
+    let mut said = None;
+    wait_until("the session before to end", || {
+        let answer = lab.epoch("db01", disks, &["--retry-for", "0"]);
+        let busy = answer.stderr.contains("pair-busy");
+        said = Some(answer);
+        !busy
+    });
+    said.expect("it was sent at least once")
+}
 
 /// The volume grows by a little, each time by another amount, and is filled again: fifty times the store meets its end at
 /// another place. While no point may go, the source is held back and the newest point stays what it was; every fifth
@@ -38,22 +50,20 @@ fn loop_a_retention_volume_is_full_at_fifty_places() {
     let mut number = None;
     let (mut full, mut seed) = (0, 100);
     for place in 0..50_u64 {
-        let mut refused = None;
-        for _ in 0..60 {
+        let mut kept = 0;
+        let refused = loop {
             seed += 1;
             change_blocks(&source, SIZE, 4096, 500 + seed % 97, seed);
-            // The session before may not have ended yet: that is waited for. A full volume is told at once.
-            let said = lab.epoch("db01", &disks, &["--retry-for", "60"]);
+            let said = send_when_free(&lab, &disks);
             if said.code() != Some(0) {
-                refused = Some(said);
-                break;
+                break said;
             }
+            kept += 1;
+            assert!(kept < 60, "place {place}: {bytes} bytes hold everything");
             newest = digest(&source, SIZE);
             number = Some(said.event("result")["point"].clone());
-        }
-        refused
-            .unwrap_or_else(|| panic!("place {place}: {bytes} bytes hold everything"))
-            .expect_error(6, &["full"]);
+        };
+        refused.expect_error(6, &["full"]);
         full += 1;
         if place % 25 == 13 {
             lab.crash_and_restart();
