@@ -10,9 +10,9 @@
 //! Where the file system cannot make files without a name (NFS, FUSE), a temporary name beside the final one is used;
 //! a kill then leaves `.mt-image-*` behind, which says what it is.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
@@ -73,7 +73,7 @@ impl Unpublished {
             {
                 let named = tempfile::Builder::new()
                     .prefix(".mt-image-")
-                    .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+                    .permissions(Permissions::from_mode(0o644))
                     .tempfile_in(&folder)
                     .map_err(|error| Error::io("create a file in", &folder, error))?;
                 Place::Named(named)
@@ -95,6 +95,21 @@ impl Unpublished {
             Place::Nameless(file) => file,
             Place::Named(named) => named.as_file(),
         }
+    }
+
+    /// Takes from group and others what they may not do with the file that this one is made from: a disk's content is no
+    /// less secret for being in another form.
+    ///
+    /// # Errors
+    /// The permissions cannot be read or set.
+    pub fn restrict_as(&self, input: &Path) -> Result<()> {
+        let theirs = input
+            .metadata()
+            .map_err(|error| Error::io("examine", input, error))?;
+        let failed = |error| Error::io("set the permissions of", &self.target, error);
+        let ours = self.file().metadata().map_err(failed)?.permissions().mode();
+        let restricted = Permissions::from_mode(ours & (theirs.permissions().mode() | 0o600) & 0o777);
+        self.file().set_permissions(restricted).map_err(failed)
     }
 
     /// The final name.
@@ -195,9 +210,9 @@ pub fn refuse_same(input: &Path, output: &Path) -> Result<()> {
         && (one.dev(), one.ino()) == (other.dev(), other.ino())
     {
         let text = format!(
-            "{} is what {} is to be made from; nothing was written",
+            "{} is the same file as {}, which is to be read; nothing was written",
             shown(output),
-            shown(output)
+            shown(input)
         );
         return Err(Error::new(Kind::Refused, text).hint("choose another name for the new file"));
     }
@@ -249,6 +264,23 @@ mod tests {
         new.publish().unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), b"whole");
         assert_eq!(names(folder.path()).len(), 1);
+    }
+
+    #[test]
+    fn what_was_not_for_everybody_does_not_become_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let input = folder.path().join("input");
+        std::fs::write(&input, "").unwrap();
+        for (mode, expected) in [(0o600, 0o600), (0o640, 0o640), (0o666, 0o644), (0o400, 0o600)] {
+            std::fs::set_permissions(&input, Permissions::from_mode(mode)).unwrap();
+            let target = folder.path().join(format!("{mode:o}"));
+            let new = Unpublished::create(&target, Existing::Keep).unwrap();
+            new.file().set_permissions(Permissions::from_mode(0o644)).unwrap();
+            new.restrict_as(&input).unwrap();
+            new.publish().unwrap();
+            let found = target.metadata().unwrap().permissions().mode() & 0o777;
+            assert_eq!(found, expected, "{mode:o}");
+        }
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! The file is kept byte for byte but for that one line: encoding, line ends, order, comments and spacing are the
 //! virtual machine's business. Keys and truth values count in any case, values with or without quotes.
 //!
-//! Changing is refused while the machine may run: ESXi keeps `NAME.vmx.lck` (a file or a folder) beside the file, and
-//! would write its own copy over ours at power-off. The lock is looked for before the change and again before the
+//! Changing is refused while the machine may run: beside the file are then `NAME.vmx.lck` (a file or a folder), on NFS
+//! `.lck-NUMBER`, and its swap `NAME-NUMBER.vswp`. The product would write its own copy over ours at power-off. The lock is looked for before the change and again before the
 //! rename; a machine that is powered on between the two is not noticed.
 
 use std::io::Write;
@@ -260,14 +260,25 @@ fn refuse_running(path: &Path) -> Result<()> {
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default();
     let stem = name.strip_suffix(".vmx").unwrap_or(&name);
-    for lock in [
+    let fixed = [
         format!("{name}.lck"),
         format!("{name}~.lck"),
         format!(".{name}.lck"),
         format!("{stem}.vmem.lck"),
-    ] {
-        let lock = path.with_file_name(lock);
-        if lock.symlink_metadata().is_ok() {
+    ];
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let failed = |error| Error::io("look for locks in", folder, error);
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let lock = entry.map_err(failed)?.path();
+        let found = lock.file_name().unwrap_or_default().to_string_lossy();
+        // The swap of a machine that runs is named after it and ends in a number; ESXi's locks on NFS are hidden and say
+        // nothing of the file they are for.
+        let swap = found.strip_suffix(".vswp").is_some_and(|rest| {
+            let rest = rest.strip_prefix("vmx-").unwrap_or(rest);
+            rest.strip_prefix(stem)
+                .is_some_and(|end| end.is_empty() || end.starts_with('-'))
+        });
+        if fixed.contains(&found.clone().into_owned()) || found.starts_with(".lck-") || swap {
             let text = format!(
                 "{} is in use: {} exists; nothing was changed",
                 shown(path),

@@ -416,6 +416,16 @@ fn is_ssh(unit: &str) -> bool {
 }
 
 impl Role {
+    /// Smallest size of such a partition in MiB: what the appliance fits into, what FAT32 takes.
+    #[must_use]
+    pub fn least_mib(&self) -> u64 {
+        match self {
+            Self::Mount(path) if path == "/" => 2_560,
+            Self::Esp => 36,
+            _ => 1,
+        }
+    }
+
     /// For messages.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -131,7 +131,15 @@ pub fn save(answers: &Answers, path: &Path) -> Result<()> {
 /// All faults, in the order of their lines.
 pub fn parse(text: &str) -> std::result::Result<Answers, Vec<Fault>> {
     let mut reader = commands::Reader::default();
-    let mut lines = text.lines().enumerate().map(|(index, line)| (index + 1, line));
+    if text.starts_with('\u{feff}') {
+        let text = "the file begins with a byte order mark, by which nobody finds its first command: save it without";
+        reader.fault(1, text.to_owned());
+    }
+    let mut lines = text
+        .trim_start_matches('\u{feff}')
+        .lines()
+        .enumerate()
+        .map(|(index, line)| (index + 1, line));
     while let Some((number, line)) = lines.next() {
         let trimmed = line.trim();
         if trimmed.is_empty() || trimmed.starts_with('#') {

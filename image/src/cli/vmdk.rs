@@ -146,6 +146,7 @@ fn write(raw: &Path, vmdk: &Path, options: &WriteOptions, existing: Existing, js
     let (input, size) = open_input(raw)?;
     refuse_same(raw, vmdk)?;
     let output = Unpublished::create(vmdk, existing)?;
+    output.restrict_as(raw)?;
     let started = Instant::now();
     let mut progress = Progress::new(size);
     let summary = writer::write(&input, size, output.file(), options, &mut |done| {
@@ -286,6 +287,7 @@ fn extract(vmdk: &Path, raw: &Path, existing: Existing) -> Result<()> {
     let input = open_file(vmdk)?;
     refuse_same(vmdk, raw)?;
     let output = Unpublished::create(raw, existing)?;
+    output.restrict_as(vmdk)?;
     let report =
         reader::read(input, &mut RawFile(output.file())).map_err(|error| read_error(error, vmdk, raw))?;
     if !report.faults.is_empty() {

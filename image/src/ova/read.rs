@@ -53,7 +53,12 @@ struct Collected {
     ovf: Option<(String, Vec<u8>)>,
     manifest: Option<(String, Vec<u8>)>,
     certificate: Option<(String, Vec<u8>)>,
+    /// Where the last member ends, padding included.
+    end: u64,
 }
+
+/// Zeros that end a tar: two blocks (POSIX.1-2017 pax, "ustar Interchange Format").
+const END_BYTES: u64 = 1024;
 
 /// Reads an OVA to its end and judges it.
 ///
@@ -67,7 +72,7 @@ pub fn read(input: impl Read) -> io::Result<OvaReport> {
     });
     let whole = members(&mut archive, &mut collected)?;
     if whole {
-        behind_end(archive.into_inner(), &mut collected.report)?;
+        behind_end(archive.into_inner(), &mut collected)?;
     }
     let mut report = collected.report;
     if report.members.is_empty() && report.faults.is_empty() {
@@ -136,7 +141,9 @@ impl<R: Read> Read for Counting<R> {
 
 /// Looks at what stands behind the end of the archive: tar fills up with zeros, and what else is there is no part of the
 /// OVA, covered by no digest, and often the rest of a longer file that was there before.
-fn behind_end<R: Read>(mut input: Counting<R>, report: &mut OvaReport) -> io::Result<()> {
+///
+/// A tar without its end is read by most; by others it is taken for one that was cut.
+fn behind_end<R: Read>(mut input: Counting<R>, collected: &mut Collected) -> io::Result<()> {
     let mut buffer = vec![0u8; 1 << 16];
     loop {
         let begin = input.offset;
@@ -145,12 +152,22 @@ fn behind_end<R: Read>(mut input: Counting<R>, report: &mut OvaReport) -> io::Re
             read => read?,
         };
         if count == 0 {
+            let zeros = begin.saturating_sub(collected.end);
+            if zeros < END_BYTES && !collected.report.members.is_empty() {
+                let text =
+                    format!("the tar ends with {zeros} bytes of zeros, expected are {END_BYTES} or more");
+                collected.report.warnings.push(Fault {
+                    code: "tar-end",
+                    offset: Some(collected.end),
+                    text,
+                });
+            }
             return Ok(());
         }
         if let Some(at) = buffer[..count].iter().position(|&byte| byte != 0) {
             let offset = begin + at as u64;
             let text = "data behind the end of the tar, expected are zeros up to the end of the file";
-            report.faults.push(Fault {
+            collected.report.faults.push(Fault {
                 code: "tar-end",
                 offset: Some(offset),
                 text: text.to_owned(),
@@ -193,6 +210,10 @@ fn members<R: Read>(archive: &mut Archive<R>, collected: &mut Collected) -> io::
             Err(error) => return Err(error),
         };
         let offset = entry.raw_header_position();
+        let blocks = entry.header().entry_size().unwrap_or(0).div_ceil(512);
+        collected.end = entry
+            .raw_file_position()
+            .saturating_add(blocks.saturating_mul(512));
         let mut found = |code: &'static str, text: String| {
             collected.report.faults.push(Fault {
                 code,

@@ -121,6 +121,76 @@ fn data_behind_the_end_is_a_fault_and_zeros_are_not() {
     assert_eq!(read(&bytes[..]).unwrap().faults[0].code, "tar-end");
 }
 
+/// A tar cut at the border of a member looks like a whole one that lacks its end.
+#[test]
+fn a_missing_end_is_a_warning() {
+    let good = ova(Algorithm::Sha256, None, |ovf| ovf);
+    assert!(read(&good[..]).unwrap().warnings.is_empty());
+    let end = good.len() - 1024;
+    for (left, warned) in [(0, true), (512, true), (1_024, false)] {
+        let report = read(&good[..end + left]).unwrap();
+        assert_eq!(report.faults, [], "{left}");
+        assert_eq!(
+            report.warnings.len(),
+            usize::from(warned),
+            "{left}: {:?}",
+            report.warnings
+        );
+    }
+}
+
+#[test]
+fn what_no_machine_can_be_made_of_is_a_fault() {
+    for (from, to, says) in [
+        (
+            "<rasd:VirtualQuantity>4</rasd:VirtualQuantity>",
+            "<rasd:VirtualQuantity>0</rasd:VirtualQuantity>",
+            "gets 0 of processors",
+        ),
+        (
+            "<rasd:VirtualQuantity>4</rasd:VirtualQuantity>",
+            "",
+            "gets no number of processors",
+        ),
+        (
+            "ovf:populatedSize=\"65536\"",
+            "ovf:populatedSize=\"99999999999\"",
+            "more than the disk's",
+        ),
+        (
+            "ovf:key=\"guestinfo.dns\"",
+            "ovf:key=\"guestinfo.ntp\"",
+            "given twice",
+        ),
+        (
+            "</Envelope>",
+            "<x:Own xmlns:x=\"urn:x\"><Info/></x:Own></Envelope>",
+            "vSphere does not know it",
+        ),
+        (
+            "</VirtualSystem>",
+            "<x:Own xmlns:x=\"urn:x\" x:required=\"true\"/></VirtualSystem>",
+            "vSphere does not know it",
+        ),
+    ] {
+        let bytes = ova(Algorithm::Sha256, None, |ovf| {
+            let changed = ovf.replacen(from, to, 1);
+            assert_ne!(changed, ovf, "{from}");
+            changed
+        });
+        let faults = read(&bytes[..]).unwrap().faults;
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(faults[0].text.contains(says), "{faults:?}");
+    }
+    let left_out = ova(Algorithm::Sha256, None, |ovf| {
+        ovf.replace(
+            "</Envelope>",
+            "<x:Own xmlns:x=\"urn:x\" ovf:required=\"false\"/></Envelope>",
+        )
+    });
+    assert_eq!(read(&left_out[..]).unwrap().faults, []);
+}
+
 /// vSphere takes such a machine for "Other", which is no fault of the file and not what its maker meant.
 #[test]
 fn a_guest_that_vsphere_does_not_know_is_a_warning() {

@@ -88,6 +88,7 @@ pub struct Ovf {
 }
 
 const OVF_NS: &str = "http://schemas.dmtf.org/ovf/envelope/1";
+const VMW_NS: &str = "http://www.vmware.com/schema/ovf";
 
 /// Parses a descriptor.
 ///
@@ -155,13 +156,18 @@ fn extract(root: &Element, faults: &mut Vec<Fault>) -> Ovf {
             );
             faults.push(new_fault("ovf-disk", text));
         }
-        if let Some(populated) = disk
-            .attribute("populatedSize")
-            .filter(|size| number(size).is_none())
-        {
+        if let Some(populated) = disk.attribute("populatedSize") {
             let id = owned(disk, "diskId");
-            let text = format!("disk {id}: populatedSize {populated:?} is no number of bytes");
-            faults.push(new_fault("ovf-disk", text));
+            // What describes a disk may add a little to what it holds, but not as much again.
+            let wrong = match (number(populated), bytes) {
+                (None, _) => Some("is no number of bytes".to_owned()),
+                (Some(held), Some(bytes)) if held / 2 > bytes => {
+                    Some(format!("is more than the disk's {bytes} bytes can hold"))
+                }
+                _ => None,
+            };
+            let fault = wrong.map(|wrong| format!("disk {id}: populatedSize {populated:?} {wrong}"));
+            faults.extend(fault.map(|text| new_fault("ovf-disk", text)));
         }
         ovf.disks.push(Disk {
             id: owned(disk, "diskId"),
@@ -187,7 +193,18 @@ fn extract(root: &Element, faults: &mut Vec<Fault>) -> Ovf {
         .child("OperatingSystemSection")
         .map(|section| owned(section, "osType"))
         .unwrap_or_default();
+    let mut keys: Vec<[&str; 3]> = Vec::new();
     for section in system.all("ProductSection") {
+        for property in section.all("Property") {
+            let [class, instance] =
+                ["class", "instance"].map(|name| section.attribute(name).unwrap_or_default());
+            let key = [class, property.attribute("key").unwrap_or_default(), instance];
+            if keys.contains(&key) {
+                let text = format!("the property {:?} is given twice", key[1]);
+                faults.push(new_fault("ovf-property", text));
+            }
+            keys.push(key);
+        }
         let facts = ["Product", "Vendor", "Version"].map(|name| section.child_text(name));
         ovf.product
             .extend(facts.into_iter().filter(|text| !text.is_empty()));
@@ -284,6 +301,22 @@ fn judge(root: &Element, ovf: &Ovf, faults: &mut Vec<Fault>) {
             format!("the sections are not in the order {}", order.join(", ")),
         );
     }
+    let system = root.child("VirtualSystem");
+    for section in root
+        .children
+        .iter()
+        .chain(system.iter().flat_map(|system| &system.children))
+    {
+        let known = [OVF_NS, VMW_NS].contains(&section.namespace.as_str());
+        let required = section.attribute("required").unwrap_or("true");
+        if !known && !["false", "0"].contains(&required) {
+            let text = format!(
+                "<{}> of {:?} is required, and vSphere does not know it: \"Unsupported element '{}'\"",
+                section.name, section.namespace, section.name
+            );
+            fault("ovf-section", text);
+        }
+    }
     for family in &ovf.families {
         let known = family
             .strip_prefix("vmx-")
@@ -346,6 +379,14 @@ fn judge(root: &Element, ovf: &Ovf, faults: &mut Vec<Fault>) {
                 );
                 fault("ovf-item", text);
             }
+        }
+        if let (3 | 4, Some(0) | None) = (item.kind, item.quantity) {
+            let what = if item.kind == 3 { "processors" } else { "memory" };
+            let count = item
+                .quantity
+                .map_or("no number".to_owned(), |count| count.to_string());
+            let text = format!("{label}: the virtual machine gets {count} of {what}, expected at least 1");
+            fault("ovf-item", text);
         }
         if item.kind == 17 {
             let named = item

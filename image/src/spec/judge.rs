@@ -19,6 +19,37 @@ const DEBIAN_RELEASES: &[&str] = &[
     "stretch", "buster", "bullseye", "bookworm", "trixie", "forky", "duke", "sid",
 ];
 
+/// What a debian image cannot be built or started without, and what it is there for. They are to be named even where
+/// another package would bring them: what a dependency brings today, it may drop tomorrow.
+const NEEDED_PACKAGES: &[(&str, &str)] = &[
+    ("initramfs-tools", "makes what the kernel starts from"),
+    ("systemd", "starts the appliance"),
+    ("systemd-sysv", "is the first program that the kernel starts"),
+    ("udev", "finds the disks"),
+    ("grub-pc-bin", "is the boot loader for BIOS"),
+    ("grub-efi-amd64-bin", "is the boot loader for UEFI"),
+    ("grub-efi-amd64-signed", "is the boot loader for Secure Boot"),
+    ("shim-signed", "is what Secure Boot starts first"),
+    ("e2fsprogs", "makes the file systems of the appliance"),
+    ("dosfstools", "makes the partition of the boot loaders"),
+    ("fdisk", "makes the partitions of the appliance's disk"),
+];
+/// Endings of the names of systemd's units; `systemctl` would take a name without one as that of a service, the link
+/// that masks a unit is not found by it.
+const UNIT_TYPES: &[&str] = &[
+    "service",
+    "socket",
+    "device",
+    "mount",
+    "automount",
+    "swap",
+    "target",
+    "path",
+    "timer",
+    "slice",
+    "scope",
+];
+
 /// Faults with their places.
 #[derive(Debug, Default)]
 pub struct Judge {
@@ -122,11 +153,19 @@ fn rootfs(judge: &mut Judge, rootfs: &Rootfs) {
             );
         }
     }
+    for (index, name) in rootfs.masked_units.iter().enumerate() {
+        let known = name
+            .rsplit_once('.')
+            .is_some_and(|(_, ending)| UNIT_TYPES.contains(&ending));
+        judge.ensure(known, format!("rootfs.masked_units.{index}"), || {
+            format!("{name:?} is no unit: its name ends in none of systemd's types, such as {name}.service")
+        });
+    }
     for (index, package) in rootfs.packages.iter().enumerate() {
         let place = format!("rootfs.packages.{index}");
-        judge.ensure(is_package(package), &place, || {
-            format!("{package:?} is no package name")
-        });
+        // The package manager would take the hyphen as "remove this one".
+        let clean = is_package(package) && !package.ends_with('-');
+        judge.ensure(clean, &place, || format!("{package:?} is no package name"));
         judge.ensure(!rootfs.packages[..index].contains(package), &place, || {
             format!("{package} is listed twice")
         });
@@ -134,6 +173,9 @@ fn rootfs(judge: &mut Judge, rootfs: &Rootfs) {
 }
 
 fn sources(judge: &mut Judge, rootfs: &Rootfs) {
+    if !rootfs.packages.is_empty() {
+        needed_packages(judge, &rootfs.packages);
+    }
     judge.ensure(rootfs.repositories.is_empty(), "rootfs.repositories", || {
         "is for el images; a debian image has rootfs.sources".to_owned()
     });
@@ -171,6 +213,21 @@ fn sources(judge: &mut Judge, rootfs: &Rootfs) {
     judge.ensure(suites.contains(&security.as_str()), "rootfs.sources", || {
         format!("has no security suite ({security}): the kernel would be the release's first")
     });
+}
+
+/// Notes what is missing for an image that can be built and starts. The CentOS family's build looks itself: there the same
+/// is in other packages from release to release.
+fn needed_packages(judge: &mut Judge, packages: &[String]) {
+    let kernel = packages.iter().any(|name| name.starts_with("linux-image-"));
+    judge.ensure(kernel, "rootfs.packages", || {
+        "has no kernel: add linux-image-amd64".to_owned()
+    });
+    for (name, purpose) in NEEDED_PACKAGES {
+        let named = packages.iter().any(|package| package == name);
+        judge.ensure(named, "rootfs.packages", || {
+            format!("has no {name}, which {purpose}: add it")
+        });
+    }
 }
 
 fn repositories(judge: &mut Judge, rootfs: &Rootfs) {
@@ -238,6 +295,21 @@ pub fn hardware(hardware: &Hardware) -> Vec<(String, String)> {
     judge.ensure((1..=128).contains(&hardware.vcpus), "hardware.vcpus", || {
         format!("is {}, allowed are 1 to 128", hardware.vcpus)
     });
+    judge.ensure(
+        hardware.vmx > 10 || hardware.vcpus <= 64,
+        "hardware.vcpus",
+        || format!("is {}, hardware version 10 has at most 64", hardware.vcpus),
+    );
+    judge.ensure(
+        hardware.vmx > 10 || hardware.memory_mib <= 1011 << 10,
+        "hardware.memory_mib",
+        || {
+            format!(
+                "is {}, hardware version 10 has at most 1035264",
+                hardware.memory_mib
+            )
+        },
+    );
     let memory_ok =
         (1024..=4_194_304).contains(&hardware.memory_mib) && hardware.memory_mib.is_multiple_of(4);
     judge.ensure(memory_ok, "hardware.memory_mib", || {

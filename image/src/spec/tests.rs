@@ -136,6 +136,72 @@ fn values_out_of_bounds_and_contradictions_are_refused_with_their_line() {
     }
 }
 
+/// Found in a moment, and not after the many minutes of a build whose image would not start.
+#[test]
+fn what_no_image_starts_without_is_to_be_named() {
+    for (package, says) in [
+        ("linux-image-amd64", "has no kernel: add linux-image-amd64"),
+        ("systemd-sysv", "has no systemd-sysv"),
+        ("grub-pc-bin", "boot loader for BIOS: add it"),
+        ("shim-signed", "has no shim-signed"),
+    ] {
+        let without = DEBIAN
+            .replace(&format!("\"{package}\", "), "")
+            .replace(&format!(", \"{package}\""), "");
+        assert!(fault(&without).text.contains(says), "{package}");
+    }
+    let other = DEBIAN.replace("linux-image-amd64", "linux-image-cloud-amd64");
+    assert!(parse(&other).is_ok());
+    let removed = fault(&DEBIAN.replace("\"nano\"", "\"nano-\""));
+    assert!(removed.text.contains("\"nano-\" is no package name"), "{removed}");
+    assert!(parse(&DEBIAN.replace("\"nano\"", "\"g++\"")).is_ok());
+}
+
+#[test]
+fn units_are_named_with_their_type() {
+    for name in ["ssh", "ssh.servic", "service", "ssh."] {
+        let found = fault(&DEBIAN.replace("\"ssh.service\"", &format!("{name:?}")));
+        assert!(found.text.contains("is no unit"), "{found}");
+    }
+    assert!(parse(&DEBIAN.replace("\"ssh.service\"", "\"serial-getty@ttyS0.service\"")).is_ok());
+}
+
+#[test]
+fn old_hardware_has_less_room() {
+    let old = |key: &str, value: &str| with(key, value).replace("vmx = 13", "vmx = 10");
+    assert!(fault(&old("vcpus", "128")).text.contains("at most 64"));
+    assert!(
+        fault(&old("memory_mib", "1035268"))
+            .text
+            .contains("at most 1035264")
+    );
+    assert!(parse(&old("vcpus", "64")).is_ok());
+    assert!(parse(&with("vcpus", "128")).is_ok());
+}
+
+/// The wizard would ask, and the appliance never look at the answer.
+#[test]
+fn misspelt_properties_are_refused_and_own_ones_are_not() {
+    for (misspelt, meant) in [
+        ("host-name", "hostname"),
+        ("Hostname", "hostname"),
+        ("adress", "address"),
+        ("time_zone", "timezone"),
+        ("root.password.hash", "root_password_hash"),
+    ] {
+        let from = format!("key = \"guestinfo.{meant}\"");
+        let found = fault(&DEBIAN.replace(&from, &format!("key = \"guestinfo.{misspelt}\"")));
+        assert!(
+            found.text.contains(&format!("did you mean guestinfo.{meant}?")),
+            "{found}"
+        );
+    }
+    for own in ["site", "proxy", "dn", "backup_host", "ntq"] {
+        let text = DEBIAN.replace("key = \"guestinfo.ntp\"", &format!("key = \"guestinfo.{own}\""));
+        assert_eq!(parse(&text).is_ok(), own != "ntq" && own != "dn", "{own}");
+    }
+}
+
 /// The line is the one of the key that is wrong, also where the same key stands in many places.
 #[test]
 fn faults_point_to_their_own_line() {

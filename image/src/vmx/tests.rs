@@ -105,7 +105,15 @@ fn other_files_are_refused() {
 
 #[test]
 fn the_change_is_refused_while_the_machine_runs() {
-    for lock in ["vm.vmx.lck", ".vm.vmx.lck", "vm.vmem.lck"] {
+    for lock in [
+        "vm.vmx.lck",
+        ".vm.vmx.lck",
+        "vm.vmem.lck",
+        ".lck-3b00000000000000",
+        "vm-28a1f5d5.vswp",
+        "vmx-vm-28a1f5d5-1.vswp",
+        "vm.vswp",
+    ] {
         let folder = tempfile::tempdir().unwrap();
         let vmx = folder.path().join("vm.vmx");
         std::fs::write(&vmx, BASE).unwrap();
@@ -113,6 +121,17 @@ fn the_change_is_refused_while_the_machine_runs() {
         assert_eq!(enable_uuid(&vmx).unwrap_err().kind, Kind::Refused);
         assert_eq!(std::fs::read_to_string(&vmx).unwrap(), BASE);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+}
+
+#[test]
+fn the_change_is_made_beside_what_tells_of_other_machines() {
+    for other in ["vm2.vmx.lck", "vmother-1.vswp", "vm.vmsd", "vm.nvram", "lck-1"] {
+        let folder = tempfile::tempdir().unwrap();
+        let vmx = folder.path().join("vm.vmx");
+        std::fs::write(&vmx, BASE).unwrap();
+        std::fs::write(folder.path().join(other), "").unwrap();
+        assert!(enable_uuid(&vmx).unwrap(), "{other}");
     }
 }
 

@@ -136,6 +136,10 @@ pub fn part(words: &[String], answers: &mut Answers) -> Checked<()> {
     if size_mib == Some(0) {
         return Err("--size=0: expected a number of MiB".to_owned());
     }
+    let least = role.least_mib();
+    if let Some(mib) = size_mib.filter(|mib| *mib < least && !options.has("grow")) {
+        return Err(format!("--size={mib}: {name} needs {least} MiB or more"));
+    }
     let max_mib: Option<u64> = options.parsed("maxsize", "a number of MiB")?;
     if max_mib.is_some() && !options.has("grow") {
         return Err("--maxsize needs --grow".to_owned());

@@ -180,6 +180,9 @@ fn every_fault_has_its_line_and_reason() {
         ("part /", 1, "--size and --recommended"),
         ("part / --size=x", 1, "expected a number of MiB"),
         ("part / --fstype=xfs --size=4096", 1, "/ has ext4"),
+        ("lang en_US\npart / --size=1", 2, "/ needs 2560 MiB or more"),
+        ("part /boot/efi --size=20", 1, "/boot/efi needs 36 MiB or more"),
+        ("\u{feff}lang en_US", 1, "byte order mark"),
         ("part pv.01 --size=1", 1, "no RAID, LVM"),
         ("part /usr --size=1", 1, "root file system"),
         ("part /a/../b --size=1", 1, "plain path"),
@@ -317,7 +320,7 @@ fn network() -> impl Strategy<Value = Network> {
 fn parts() -> impl Strategy<Value = Vec<Part>> {
     let part = |role: Role, fs| {
         (
-            1u64..100_000,
+            role.least_mib()..100_000,
             any::<bool>(),
             proptest::option::of(0u64..1000),
             any::<bool>(),

@@ -23,8 +23,6 @@ use super::size_text;
 pub const MIB: u64 = 1 << 20;
 /// GRUB under BIOS and the firmware's own limits: what is needed to start must lie below this.
 const BOOT_END_MAX: u64 = 2 << 40;
-/// Smallest `/` that the appliance fits into.
-const ROOT_MIB_MIN: u64 = 2_560;
 const ESP_MIB: u64 = 64;
 const CRASH_MIB_MIN: u64 = 1_024;
 
@@ -99,11 +97,7 @@ pub fn layout(
         .map(|part| part.size_mib.unwrap_or_else(|| recommended(&part.role, disk_mib)))
         .collect();
     for (part, mib) in parts.iter().zip(&sizes) {
-        let least = match &part.role {
-            Role::Mount(path) if path == "/" => ROOT_MIB_MIN,
-            Role::Esp => 36,
-            _ => 1,
-        };
+        let least = part.role.least_mib();
         if *mib < least && !part.grow {
             return Err(Error::new(
                 Kind::Config,
