@@ -118,7 +118,7 @@ pub fn build(parts: &Parts<'_>, base: &Path, root: &Path) -> Result<Vec<Package>
     }
     write_text(
         root,
-        "etc/initramfs-tools/modules",
+        INITRAMFS_MODULES,
         &(spec.modules.initramfs.join("\n") + "\n"),
     )?;
     write_text(root, "etc/master-target/version", &format!("{}\n", spec.version))?;
@@ -146,6 +146,10 @@ pub fn build(parts: &Parts<'_>, base: &Path, root: &Path) -> Result<Vec<Package>
     tidy::refuse_secrets(root)?;
     Ok(packages)
 }
+
+/// Modules that the initramfs has, for the overlay's hook. In `etc/initramfs-tools/modules` each would be loaded at every
+/// start, whether the machine has such a device or not.
+const INITRAMFS_MODULES: &str = "etc/initramfs-tools/mt-modules";
 
 /// Name servers as systemd-resolved knows them, of DHCP too. Not its stub, which would have to listen.
 const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";

@@ -15,6 +15,7 @@ const MODULE_FOLDERS: &[(&str, &str)] = &[
     ("dm_mod", "drivers/md"),
     ("e1000", "drivers/net/ethernet/intel/e1000"),
     ("e1000e", "drivers/net/ethernet/intel/e1000e"),
+    ("ehci_pci", "drivers/usb/host"),
     ("ext4", "fs/ext4"),
     ("isofs", "fs/isofs"),
     ("loop", "drivers/block"),
@@ -31,6 +32,7 @@ const MODULE_FOLDERS: &[(&str, &str)] = &[
     ("squashfs", "fs/squashfs"),
     ("sr_mod", "drivers/scsi"),
     ("uas", "drivers/usb/storage"),
+    ("uhci_hcd", "drivers/usb/host"),
     ("usb_storage", "drivers/usb/storage"),
     ("vfat", "fs/fat"),
     ("virtio_blk", "drivers/block"),
@@ -42,6 +44,7 @@ const MODULE_FOLDERS: &[(&str, &str)] = &[
     ("vmw_vmci", "drivers/misc/vmw_vmci"),
     ("vmxnet3", "drivers/net/vmxnet3"),
     ("xfs", "fs/xfs"),
+    ("xhci_pci", "drivers/usb/host"),
 ];
 
 /// Files without which no image starts, is installed or listed; `0` stands for any version. Folders that are links into
