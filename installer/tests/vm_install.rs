@@ -229,8 +229,8 @@ fn unattended(medium: &Path, folder: &Path) -> PathBuf {
 fn installs_and_starts(test: &str, firmware: Firmware, controller: &str) {
     const OWN: u64 = 0x5000_c290_0000_0001;
     const COPY: u64 = 0x5000_c290_0000_0002;
-    // Debian's OVMF has no driver for VMware's controllers: it finds no disk behind them. ESXi's firmware does.
-    let sata = firmware == Firmware::SecureBoot;
+    // Debian's OVMF has no driver for VMware's controllers: it finds no disk behind them to start from. ESXi's firmware does.
+    let starts_from_sata = firmware == Firmware::SecureBoot;
     let Some(medium) = medium(test, &["qemu-system-x86_64", "xorriso", "openssl"]) else {
         return;
     };
@@ -238,13 +238,13 @@ fn installs_and_starts(test: &str, firmware: Firmware, controller: &str) {
     let iso = unattended(&medium, folder.path());
     let disk = folder.path().join("disk.img");
     fs::File::create(&disk).unwrap().set_len(SIZE).unwrap();
-    let own = |image| DiskOf {
-        image,
+    let own = |sata| DiskOf {
+        image: &disk,
         wwn: OWN,
         boots: true,
         sata,
     };
-    let mut machine = Machine::start(firmware, controller, Some(&iso), &[own(&disk)], folder.path());
+    let mut machine = Machine::start(firmware, controller, Some(&iso), &[own(false)], folder.path());
     let said = machine.wait_for("The master target is installed.");
     assert!(said.contains("nothing: the disk is empty"), "{said}");
     machine.wait_for_end();
@@ -263,7 +263,8 @@ fn installs_and_starts(test: &str, firmware: Firmware, controller: &str) {
         boots: false,
         sata: false,
     };
-    let mut machine = Machine::start(firmware, controller, None, &[first, own(&disk)], folder.path());
+    let disks = [first, own(starts_from_sata)];
+    let mut machine = Machine::start(firmware, controller, None, &disks, folder.path());
     machine.log_in("mt01");
     let wwid = machine.shell("cat /sys/block/$(cat /run/mt-system/disk)/device/wwid");
     assert_eq!(
@@ -277,7 +278,7 @@ fn installs_and_starts(test: &str, firmware: Firmware, controller: &str) {
         lines.len() == 2 && lines[0] == lines[1],
         "/ is on that disk: {root}"
     );
-    if !sata {
+    if !starts_from_sata {
         // Which of the two is called sda is chance: the kernel probes them at once. Their places on the bus are not.
         let place =
             machine.shell("basename $(readlink --canonicalize /sys/block/$(cat /run/mt-system/disk)/device)");
@@ -312,9 +313,9 @@ fn vm_unattended_on_lsi_under_bios() {
 }
 
 #[test]
-fn long_unattended_on_sata_under_secure_boot() {
+fn long_unattended_on_pvscsi_under_secure_boot() {
     installs_and_starts(
-        "long_unattended_on_sata_under_secure_boot",
+        "long_unattended_on_pvscsi_under_secure_boot",
         Firmware::SecureBoot,
         "pvscsi",
     );
