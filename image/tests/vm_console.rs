@@ -201,7 +201,7 @@ fn vm_the_screen_on_the_serial_line_of_a_healthy_appliance() {
     vm.wait_for("y restart");
     vm.press("y");
     // Until it goes down the screen is shown as before.
-    vm.wait_for("Booting `");
+    vm.wait_for("GNU GRUB");
     vm.wait_for("agent      running");
     vm.press(" ");
     log_in(&mut vm);
@@ -238,7 +238,7 @@ fn long_a_crash_leaves_a_dump() {
     let ready = vm.shell("cat /sys/kernel/kexec_crash_loaded; ls /var/crash");
     assert!(ready.starts_with('1'), "{ready}");
     vm.press("sync; echo c > /proc/sysrq-trigger\r");
-    vm.wait_for("Booting `");
+    vm.wait_for("GNU GRUB");
     vm.wait_for("agent      running");
     vm.press(" ");
     log_in(&mut vm);

@@ -242,7 +242,7 @@ fn vm_thirty_disks_of_guests_and_a_copy_of_its_own_are_left_alone() {
         assert_eq!(vm.shell(LOOK), wanted);
         vm.press(&format!("{end}\r"));
         if end == "systemctl reboot" {
-            vm.wait_for("Booting `");
+            vm.wait_for("GNU GRUB");
         }
     }
     vm.wait_for_end();

@@ -24,6 +24,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Fault, Result};
 
 const SEAL_OFFSET: u64 = 16 * 2048 + 883;
+const VOLUME_BLOCKS_OFFSET: u64 = 16 * 2048 + 80;
 const SEAL_SIZE: usize = 512;
 const SEAL_BEGIN: &str = "MASTER_TARGET SHA256=";
 
@@ -74,11 +75,25 @@ pub fn verify(iso: &Path) -> Result<Vec<Fault>> {
         String::from_utf8_lossy(digest).escape_default().to_string()
     };
     let text = format!(
-        "the medium has SHA-256 {}, its seal says {}: it was damaged or changed after it was made",
+        "the medium has SHA-256 {}, its seal says {}: {}",
         hex(&expected),
-        hex(&found)
+        hex(&found),
+        cut(&file)
+            .map_err(|error| Error::io("read", iso, error))?
+            .unwrap_or_else(|| { "it was damaged or changed after it was made".to_owned() })
     );
     Ok(vec![fault("digest", &text)])
+}
+
+/// Says so where the file is shorter than the volume it begins with (ECMA-119 8.4.8, blocks of 2,048 bytes).
+fn cut(file: &File) -> io::Result<Option<String>> {
+    let mut blocks = [0u8; 4];
+    file.read_exact_at(&mut blocks, VOLUME_BLOCKS_OFFSET)?;
+    let (volume, size) = (
+        u64::from(u32::from_le_bytes(blocks)) * 2048,
+        file.metadata()?.len(),
+    );
+    Ok((size < volume).then(|| format!("it was cut short, with {size} of at least {volume} bytes")))
 }
 
 fn expected(file: &File) -> io::Result<[u8; SEAL_SIZE]> {
@@ -146,8 +161,21 @@ mod tests {
             file.write_all_at(&byte, at).unwrap();
         }
         assert!(verify(&path).unwrap().is_empty());
-        file.set_len(39_999).unwrap();
-        assert_eq!(verify(&path).unwrap()[0].code, "digest");
+        // What the medium of this test has in the place of its size: more than it is, then less.
+        for (blocks, told) in [(20u32, true), (19, false)] {
+            file.set_len(40_000).unwrap();
+            file.write_all_at(&blocks.to_le_bytes(), VOLUME_BLOCKS_OFFSET)
+                .unwrap();
+            apply(&path).unwrap();
+            file.set_len(39_999).unwrap();
+            let found = verify(&path).unwrap().remove(0);
+            assert_eq!(found.code, "digest");
+            assert_eq!(
+                found.text.contains("with 39999 of at least 40960 bytes"),
+                told,
+                "{found}"
+            );
+        }
         file.set_len(40_001).unwrap();
         assert_eq!(verify(&path).unwrap()[0].code, "digest");
         file.set_len(33_000).unwrap();

@@ -55,6 +55,8 @@ struct Collected {
     certificate: Option<(String, Vec<u8>)>,
     /// Where the last member ends, padding included.
     end: u64,
+    /// What the file is instead of a tar, as far as its beginning tells.
+    other: Option<&'static str>,
 }
 
 /// Zeros that end a tar: two blocks (POSIX.1-2017 pax, "ustar Interchange Format").
@@ -64,10 +66,13 @@ const END_BYTES: u64 = 1024;
 ///
 /// # Errors
 /// Only for failing I/O. What is wrong with the file is in the report.
-pub fn read(input: impl Read) -> io::Result<OvaReport> {
+pub fn read(mut input: impl Read) -> io::Result<OvaReport> {
     let mut collected = Collected::default();
+    let mut begin = Vec::new();
+    input.by_ref().take(512).read_to_end(&mut begin)?;
+    collected.other = other_format(&begin);
     let mut archive = Archive::new(Counting {
-        inner: input,
+        inner: io::Cursor::new(begin).chain(input),
         offset: 0,
     });
     let whole = members(&mut archive, &mut collected)?;
@@ -123,6 +128,18 @@ fn fault(report: &mut OvaReport, code: &'static str, text: String) {
         offset: None,
         text,
     });
+}
+
+/// What a file is that does not begin as a tar does (POSIX.1-2017 pax, "ustar Interchange Format": the mark at byte 257).
+fn other_format(begin: &[u8]) -> Option<&'static str> {
+    match begin {
+        [b'P', b'K', 3 | 5, _, ..] => Some("it is a ZIP archive; is the OVA in it?"),
+        [0x1f, 0x8b, ..] => Some("it is compressed by gzip; unpack it first"),
+        [b'K', b'D', b'M', b'V', ..] => Some("it is a VMDK; \"mt-image vmdk check\" looks at it"),
+        [b'<', ..] => Some("it is XML; an OVF with its disks beside it is not read"),
+        _ if begin.get(257..262) != Some(b"ustar") => Some("the mark \"ustar\" at byte 257 is missing"),
+        _ => None,
+    }
 }
 
 /// Knows how far the file was read.
@@ -200,11 +217,13 @@ fn members<R: Read>(archive: &mut Archive<R>, collected: &mut Collected) -> io::
         let mut entry = match entry {
             Ok(entry) => entry,
             Err(error) if is_damage(&error) => {
-                fault(
-                    &mut collected.report,
-                    "tar",
-                    format!("the tar is damaged or cut short: {}", reason(&error)),
-                );
+                let text = match collected.other {
+                    Some(other) if collected.report.members.is_empty() => {
+                        format!("the file is no tar, as an OVA is: {other}")
+                    }
+                    _ => format!("the tar is damaged or cut short: {}", reason(&error)),
+                };
+                fault(&mut collected.report, "tar", text);
                 return Ok(false);
             }
             Err(error) => return Err(error),

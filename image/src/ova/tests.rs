@@ -121,6 +121,20 @@ fn data_behind_the_end_is_a_fault_and_zeros_are_not() {
     assert_eq!(read(&bytes[..]).unwrap().faults[0].code, "tar-end");
 }
 
+#[test]
+fn another_kind_of_file_is_named() {
+    for (bytes, says) in [
+        (&b"PK\x03\x04and more"[..], "a ZIP archive"),
+        (b"\x1f\x8b\x08", "compressed by gzip"),
+        (b"KDMV\x03", "a VMDK"),
+        (b"<?xml version=\"1.0\"?>", "it is XML"),
+        (&[7; 2_000], "\"ustar\" at byte 257 is missing"),
+    ] {
+        let faults = read(bytes).unwrap().faults;
+        assert!(faults[0].text.contains(says), "{faults:?}");
+    }
+}
+
 /// A tar cut at the border of a member looks like a whole one that lacks its end.
 #[test]
 fn a_missing_end_is_a_warning() {
