@@ -26,6 +26,12 @@ pub const DEFAULT_SOCKET: &str = "/run/master-target/agent.sock";
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/master-target";
 /// Who may read status when nothing else is said.
 pub const DEFAULT_SOCKET_GROUP: &str = "master-target";
+/// Where the broker's socket is when nothing else is said.
+pub const DEFAULT_BROKER_SOCKET: &str = "/run/master-target-broker/broker.sock";
+/// User that the target runs as when nothing else is said.
+pub const DEFAULT_BROKER_USER: &str = "master-target";
+/// Where the broker keeps its records when nothing else is said.
+pub const DEFAULT_BROKER_STATE_DIR: &str = "/var/lib/master-target-broker";
 /// The data port when nothing else is said.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 9443);
 /// The control port when nothing else is said.
@@ -46,6 +52,7 @@ struct RawConfig {
     agent: RawAgent,
     target: RawTarget,
     retention: RawRetention,
+    broker: Option<RawBroker>,
     lab: Option<RawLab>,
 }
 
@@ -70,6 +77,14 @@ struct RawRetention {
     folder: Option<Spanned<String>>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+struct RawBroker {
+    socket: Option<Spanned<String>>,
+    user: Option<Spanned<String>>,
+    state_dir: Option<Spanned<String>>,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a table")]
 struct RawLab {
@@ -87,6 +102,27 @@ struct RawLabDisk {
     block_size: Option<Spanned<i64>>,
 }
 
+/// Where the broker is, and who the target is to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokerConfig {
+    /// Its socket.
+    pub socket: PathBuf,
+    /// User that the target runs as.
+    pub user: String,
+    /// Folder of the pairs that it has recorded.
+    pub state_dir: PathBuf,
+}
+
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        Self {
+            socket: DEFAULT_BROKER_SOCKET.into(),
+            user: DEFAULT_BROKER_USER.to_owned(),
+            state_dir: DEFAULT_BROKER_STATE_DIR.into(),
+        }
+    }
+}
+
 /// The settings, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -102,6 +138,8 @@ pub struct Config {
     pub control: SocketAddr,
     /// Folder of the retention volume; none where no recovery points are kept.
     pub retention: Option<PathBuf>,
+    /// Who opens disks for the target; none where it does so itself.
+    pub broker: Option<BrokerConfig>,
     /// Whether the lab setting is on.
     pub lab: bool,
     /// Whether the data port speaks without TLS and takes whoever connects; never without the lab setting.
@@ -121,6 +159,7 @@ impl Default for Config {
             listen: DEFAULT_LISTEN,
             control: DEFAULT_CONTROL,
             retention: None,
+            broker: None,
             lab: false,
             plain: false,
             lab_disks: Vec::new(),
@@ -267,20 +306,13 @@ impl Config {
             config.state_dir = absolute_path(state_dir, "state_dir")?;
         }
         if let Some(socket) = &raw.agent.socket {
-            config.socket = absolute_path(socket, "socket")?;
-            if socket.get_ref().len() > SOCKET_PATH_BYTES_MAX {
-                return Err(Fault::at(
-                    socket,
-                    format!(
-                        "socket is {} bytes long, the kernel allows {SOCKET_PATH_BYTES_MAX}",
-                        socket.get_ref().len()
-                    ),
-                    "choose a shorter path, such as one in /run",
-                ));
-            }
+            config.socket = socket_path(socket)?;
         }
         if let Some(group) = &raw.agent.socket_group {
-            config.socket_group = group_name(group)?;
+            config.socket_group = account_name(group, "socket_group", "group")?;
+        }
+        if let Some(broker) = &raw.broker {
+            config.broker = Some(broker_config(broker)?);
         }
         if let Some(listen) = &raw.target.listen {
             config.listen = address(listen, "listen", DEFAULT_LISTEN)?;
@@ -327,17 +359,46 @@ fn absolute_path(value: &Spanned<String>, key: &str) -> Result<PathBuf, Fault> {
     ))
 }
 
-fn group_name(value: &Spanned<String>) -> Result<String, Fault> {
+fn socket_path(value: &Spanned<String>) -> Result<PathBuf, Fault> {
+    let path = absolute_path(value, "socket")?;
+    let length = value.get_ref().len();
+    if length <= SOCKET_PATH_BYTES_MAX {
+        return Ok(path);
+    }
+    let found = format!("socket is {length} bytes long, the kernel allows {SOCKET_PATH_BYTES_MAX}");
+    Err(Fault::at(
+        value,
+        found,
+        "choose a shorter path, such as one in /run",
+    ))
+}
+
+fn broker_config(raw: &RawBroker) -> Result<BrokerConfig, Fault> {
+    let mut broker = BrokerConfig::default();
+    if let Some(socket) = &raw.socket {
+        broker.socket = socket_path(socket)?;
+    }
+    if let Some(user) = &raw.user {
+        broker.user = account_name(user, "user", "user")?;
+    }
+    if let Some(state_dir) = &raw.state_dir {
+        broker.state_dir = absolute_path(state_dir, "state_dir")?;
+    }
+    Ok(broker)
+}
+
+fn account_name(value: &Spanned<String>, key: &str, kind: &str) -> Result<String, Fault> {
     let name = value.get_ref();
     let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     if (1..=32).contains(&name.len()) && name.bytes().all(good) {
         return Ok(name.clone());
     }
-    let found = format!("socket_group is {name:?}, which cannot be the name of a group");
+    let found = format!("{key} is {name:?}, which cannot be the name of a {kind}");
+    let database = if kind == "group" { "group" } else { "passwd" };
     Err(Fault::at(
         value,
         found,
-        "give the name of a group of this system, see \"getent group\"",
+        format!("give the name of a {kind} of this system, see \"getent {database}\""),
     ))
 }
 

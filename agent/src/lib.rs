@@ -1,5 +1,6 @@
 //! The agent of the master target: one binary with roles. ARCHITECTURE.md beside this crate says how the parts fit.
 
+pub mod broker;
 pub mod cli;
 pub mod config;
 pub mod disks;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use mt_agent::disks::access::DiskAccess;
 use mt_agent::disks::facts::{DiskKind, LabDisk};
 use mt_agent::disks::gate::{PairedDisk, Purpose, RefusalKind};
 use mt_agent::disks::inventory::{DiskScope, gather};
@@ -303,7 +304,9 @@ async fn root_a_mount_is_told_and_its_end() {
         poll: Duration::from_secs(3600),
         ..WatchTimes::default()
     };
-    let mut watch = Watch::start(scope(&[lab(&device.path, 9)]), times).await.unwrap();
+    let mut watch = Watch::start(DiskAccess::Own(scope(&[lab(&device.path, 9)])), times)
+        .await
+        .unwrap();
     let mut mount = None;
     for mounted in [true, false] {
         mount = mounted.then(|| Mount::new(device.text(), &dir.path().join("mnt"), &[]));
@@ -339,7 +342,9 @@ async fn root_a_disk_that_changes_is_told() {
         poll: Duration::from_secs(3600),
         ..WatchTimes::default()
     };
-    let mut watch = Watch::start(scope(&[lab(&device.path, 9)]), times).await.unwrap();
+    let mut watch = Watch::start(DiskAccess::Own(scope(&[lab(&device.path, 9)])), times)
+        .await
+        .unwrap();
     std::fs::OpenOptions::new()
         .write(true)
         .open(&file)

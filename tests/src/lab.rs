@@ -40,6 +40,8 @@ pub struct Lab {
     pub address: SocketAddr,
     disks: Vec<LabDisk>,
     retention: Option<PathBuf>,
+    /// User and group of a target that asks a broker for its disks.
+    brokered: Option<(String, String)>,
     /// The control port, where the target speaks TLS.
     control: Option<SocketAddr>,
     target: Option<Running>,
@@ -53,6 +55,7 @@ impl Lab {
             address: free_address(),
             disks: Vec::new(),
             retention: None,
+            brokered: None,
             control: None,
             target: None,
         }
@@ -107,6 +110,11 @@ impl Lab {
         self.retention = Some(folder.to_owned());
     }
 
+    /// Has the configuration name a broker, for a target that runs as this user and group.
+    pub fn ask_a_broker_as(&mut self, user: &str, group: &str) {
+        self.brokered = Some((user.to_owned(), group.to_owned()));
+    }
+
     /// Forgets all disks.
     pub fn clear_disks(&mut self) {
         self.disks.clear();
@@ -129,10 +137,16 @@ impl Lab {
 
     /// The configuration as text.
     pub fn config_text(&self) -> String {
-        let group = nix::unistd::Group::from_gid(nix::unistd::getegid())
-            .ok()
-            .flatten()
-            .map_or_else(|| "root".to_owned(), |group| group.name);
+        let own_group = || {
+            nix::unistd::Group::from_gid(nix::unistd::getegid())
+                .ok()
+                .flatten()
+                .map_or_else(|| "root".to_owned(), |group| group.name)
+        };
+        let group = self
+            .brokered
+            .as_ref()
+            .map_or_else(own_group, |(_, group)| group.clone());
         let mut config = format!(
             "[agent]\nstate_dir = \"{}\"\nsocket = \"{}\"\nsocket_group = \"{group}\"\n\n[target]\nlisten = \"{}\"\n",
             text(&self.scratch.join("state")),
@@ -145,6 +159,14 @@ impl Lab {
         };
         if let Some(folder) = &self.retention {
             let _ = write!(config, "\n[retention]\nfolder = \"{}\"\n", text(folder));
+        }
+        if let Some((user, _)) = &self.brokered {
+            let _ = write!(
+                config,
+                "\n[broker]\nsocket = \"{}\"\nuser = \"{user}\"\nstate_dir = \"{}\"\n",
+                text(&self.scratch.join("broker/broker.sock")),
+                text(&self.scratch.join("broker-state")),
+            );
         }
         for disk in &self.disks {
             let _ = write!(

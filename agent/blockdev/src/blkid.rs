@@ -14,7 +14,7 @@ use std::ptr::{self, NonNull};
 use std::sync::Once;
 
 use nix::sys::uio::pread;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::sysfs::KERNEL_SECTOR;
@@ -27,7 +27,7 @@ const TEXT_CHARS_MAX: usize = 256;
 const READABLE_BYTES: usize = 4096;
 
 /// What a signature is used for, as libblkid groups them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Usage {
     /// A file system.
@@ -41,7 +41,7 @@ pub enum Usage {
 }
 
 /// One recognised content.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Signature {
     /// libblkid's name: `xfs`, `ext4`, `LVM2_member`, `linux_raid_member`, `swap`, `crypto_LUKS`.
     pub kind: String,
@@ -54,7 +54,7 @@ pub struct Signature {
 }
 
 /// One partition of the table on the disk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Partition {
     /// Number in the table.
     pub number: u32,
@@ -78,7 +78,7 @@ const SAMPLES: u64 = 32;
 const SAMPLE_BYTES: usize = 4096;
 
 /// What is on a disk.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DiskContent {
     /// Kind of partition table: `gpt`, `dos`, ...
     pub table: Option<String>,

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
+use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
 use nix::libc;
 use nix::sys::uio::{pread, pwrite};
 use nix::unistd::{Whence, fdatasync, lseek64};
@@ -147,20 +147,7 @@ impl BlockDevice {
             ));
         }
         if is_block {
-            let inspect = |errno: Errno| fail(DeviceOp::Inspect, errno.into());
-            return Ok(Self {
-                size: ioctl::size_bytes(&file).map_err(inspect)?,
-                logical_block_size: ioctl::logical_block_size(&file).map_err(inspect)?,
-                physical_block_size: ioctl::physical_block_size(&file).map_err(inspect)?,
-                read_only: ioctl::read_only(&file).map_err(inspect)?,
-                rdev: Some(meta.rdev()),
-                file,
-                path: path.to_owned(),
-                access: options.access,
-                direct,
-                flushing: Mutex::new(()),
-                flush_failed: OnceLock::new(),
-            });
+            return Self::of_open(file, path, options.access, direct);
         }
         if direct && !direct_io_fits(&file, meta.len()) {
             file = open(0).map_err(|err| fail(DeviceOp::Open, err))?;
@@ -175,15 +162,65 @@ impl BlockDevice {
                 TryLockError::Error(err) => fail(DeviceOp::Lock, err),
             })?;
         }
+        Self::of_open(file, path, options.access, direct)
+    }
+
+    /// Takes a device that another process opened and passed on (unix(7), `SCM_RIGHTS`): access, exclusivity and whether
+    /// I/O is direct are those of the open file. `path` is what it was opened by, for messages.
+    ///
+    /// # Errors
+    /// When it is neither block device nor regular file, can only be written, or does not tell its size.
+    pub fn received(file: File, path: &Path) -> Result<Self, DeviceError> {
+        let fail = |op, source| DeviceError::new(op, path, source);
+        let kind = file
+            .metadata()
+            .map_err(|err| fail(DeviceOp::Inspect, err))?
+            .file_type();
+        let flags = fcntl(&file, FcntlArg::F_GETFL).map_err(|errno| fail(DeviceOp::Inspect, errno.into()))?;
+        let access = match flags & libc::O_ACCMODE {
+            libc::O_RDONLY => Some(Access::ReadOnly),
+            libc::O_RDWR => Some(Access::ReadWrite),
+            _ => None,
+        };
+        match access {
+            Some(access) if kind.is_block_device() || kind.is_file() => {
+                Self::of_open(file, path, access, flags & libc::O_DIRECT != 0)
+            }
+            _ => {
+                let text = "what was passed on is no open block device or regular file that can be read";
+                Err(fail(
+                    DeviceOp::Open,
+                    io::Error::new(io::ErrorKind::InvalidInput, text),
+                ))
+            }
+        }
+    }
+
+    /// An open block device or regular file, with its sizes as they are now.
+    fn of_open(file: File, path: &Path, access: Access, direct: bool) -> Result<Self, DeviceError> {
+        let fail = |source| DeviceError::new(DeviceOp::Inspect, path, source);
+        let inspect = |errno: Errno| fail(errno.into());
+        let meta = file.metadata().map_err(fail)?;
+        let is_block = meta.file_type().is_block_device();
+        let (size, logical_block_size, physical_block_size, read_only) = if is_block {
+            (
+                ioctl::size_bytes(&file).map_err(inspect)?,
+                ioctl::logical_block_size(&file).map_err(inspect)?,
+                ioctl::physical_block_size(&file).map_err(inspect)?,
+                ioctl::read_only(&file).map_err(inspect)?,
+            )
+        } else {
+            (meta.len(), FILE_BLOCK_SIZE, FILE_BLOCK_SIZE, false)
+        };
         Ok(Self {
-            size: meta.len(),
-            logical_block_size: FILE_BLOCK_SIZE,
-            physical_block_size: FILE_BLOCK_SIZE,
-            read_only: false,
-            rdev: None,
+            size,
+            logical_block_size,
+            physical_block_size,
+            read_only,
+            rdev: is_block.then(|| meta.rdev()),
             file,
             path: path.to_owned(),
-            access: options.access,
+            access,
             direct,
             flushing: Mutex::new(()),
             flush_failed: OnceLock::new(),

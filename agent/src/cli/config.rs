@@ -1,8 +1,9 @@
 //! `mt-agent config check`, and what other commands need of a configuration.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::output::print;
+use crate::broker::client::Client;
 use crate::config::Config;
 use crate::disks::inventory::DiskScope;
 use crate::error::{CliError, ExitCode};
@@ -26,6 +27,18 @@ pub fn check(path: &Path) -> Result<ExitCode, CliError> {
     Ok(ExitCode::Done)
 }
 
+/// The broker that a configuration names. Without a path it is the usual file, where there is one.
+///
+/// # Errors
+/// What is wrong with the file.
+pub fn broker(path: Option<&Path>) -> Result<Option<Client>, CliError> {
+    let config = match path {
+        Some(path) => Config::load(path)?,
+        None => Config::load_default()?,
+    };
+    Ok(config.broker.map(|broker| Client::new(&broker.socket)))
+}
+
 /// What a configuration says of disks. Without a path it is the usual file, where there is one.
 ///
 /// # Errors
@@ -40,5 +53,8 @@ pub fn scope(path: Option<&Path>) -> Result<DiskScope, CliError> {
 
 /// What a configuration says of disks.
 pub fn scope_of(config: &Config) -> DiskScope {
-    DiskScope::new(&config.lab_disks, std::slice::from_ref(&config.state_dir))
+    let own =
+        std::iter::once(&config.state_dir).chain(config.broker.as_ref().map(|broker| &broker.state_dir));
+    let own: Vec<PathBuf> = own.cloned().collect();
+    DiskScope::new(&config.lab_disks, &own)
 }

@@ -1,6 +1,7 @@
 //! The command line: one file per noun, and the table of all verbs here.
 
 pub mod address;
+pub mod broker;
 pub mod config;
 pub mod disks;
 pub mod events;
@@ -51,6 +52,8 @@ pub struct Cli {
 enum Verb {
     /// Run the target: receive disks and write them to the paired target disks
     Target(target::TargetArgs),
+    /// Run the broker: open disks for a target that is not root
+    Broker(broker::BrokerArgs),
     /// Disks of this machine
     #[command(subcommand)]
     Disks(DisksVerb),
@@ -268,7 +271,7 @@ impl Cli {
             Verb::Machines(MachinesVerb::Revoke(args) | MachinesVerb::Remove(args)) => args.service.json,
             Verb::Register(args) => args.json,
             Verb::Renew(args) => args.json,
-            Verb::Target(_) | Verb::Config(_) | Verb::Openapi => false,
+            Verb::Target(_) | Verb::Broker(_) | Verb::Config(_) | Verb::Openapi => false,
         }
     }
 }
@@ -326,6 +329,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Verb::Register(args) => block_on(register::register(&args)),
         Verb::Renew(args) => block_on(register::renew(&args)),
         Verb::Target(args) => block_on(target::run(&args)),
+        Verb::Broker(args) => block_on(broker::run(&args)),
         Verb::Source(SourceVerb::Send(args)) => block_on(source::send(&args)),
         Verb::Verify(args) => block_on(source::verify(&args)),
     }

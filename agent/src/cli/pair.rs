@@ -1,13 +1,19 @@
 //! `mt-agent pair`: which protected disk is written to which target disk.
 
 use std::fmt::Write;
+use std::path::PathBuf;
 
 use clap::Args;
+use mt_blockdev::scsi::ScsiId;
 use serde_json::json;
+use tokio::task::spawn_blocking;
 
+use super::config;
 use super::output::{ServiceArgs, print, print_json, table};
 use super::screen::clean;
-use crate::error::{CliError, ExitCode};
+use crate::broker::client::{BrokerError, Client};
+use crate::disks::gate::RefusalKind;
+use crate::error::{CliError, ExitCode, Explain as _};
 use crate::model::PairName;
 use crate::source::report::size_text;
 use crate::status::client::escape;
@@ -26,6 +32,10 @@ pub struct AddArgs {
     /// Lose what the target disk holds; name its SCSI ID once more
     #[arg(long, value_name = "SCSI-ID")]
     pub overwrite: Option<String>,
+    /// Configuration of the service, which says whether a broker opens disks
+    /// [default: /etc/master-target/agent.toml]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Where the service is, and who reads the answer.
     #[command(flatten)]
     pub service: ServiceArgs,
@@ -37,6 +47,10 @@ pub struct RemoveArgs {
     /// Names of the protected machine and of its disk, such as db01/scsi0:1
     #[arg(value_name = "MACHINE/DISK", value_parser = pair_name)]
     pub pair: PairName,
+    /// Configuration of the service, which says whether a broker opens disks
+    /// [default: /etc/master-target/agent.toml]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Where the service is, and who reads the answer.
     #[command(flatten)]
     pub service: ServiceArgs,
@@ -57,7 +71,21 @@ pub async fn add(args: &AddArgs) -> Result<ExitCode, CliError> {
         "machine": args.pair.machine, "disk": args.pair.disk,
         "scsi_id": args.scsi_id, "overwrite": args.overwrite,
     });
-    let answer = client.post("/v1/pairs", &request).await?;
+    let broker = config::broker(args.config.as_deref())?;
+    let recorded = match &broker {
+        Some(broker) => record(broker, args).await?,
+        None => false,
+    };
+    let answer = match client.post("/v1/pairs", &request).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            // What the target does not take is nothing the broker should open.
+            if let Some(broker) = broker.filter(|_| recorded) {
+                forget(broker, &args.pair).await?;
+            }
+            return Err(error.into());
+        }
+    };
     if args.service.json {
         print_json(&answer)?;
         return Ok(ExitCode::Done);
@@ -79,6 +107,55 @@ pub async fn add(args: &AddArgs) -> Result<ExitCode, CliError> {
     Ok(ExitCode::Done)
 }
 
+/// Has the broker record a pair; whether that is new. What cannot be a SCSI ID, or names two, is left to the target to refuse.
+async fn record(broker: &Client, args: &AddArgs) -> Result<bool, CliError> {
+    let Ok(scsi_id) = ScsiId::parse(&args.scsi_id) else {
+        return Ok(false);
+    };
+    let overwrite = args.overwrite.as_deref().map(ScsiId::parse);
+    if !overwrite
+        .as_ref()
+        .is_none_or(|named| named.as_ref() == Ok(&scsi_id))
+    {
+        return Ok(false);
+    }
+    let (broker, pair, overwrite) = (broker.clone(), args.pair.clone(), overwrite.is_some());
+    let done = spawn_blocking(move || broker.record(&pair, scsi_id, overwrite)).await;
+    done.map_err(interrupted)?.map_err(|error| {
+        let hint = match &error {
+            BrokerError::Refused(refusal)
+                if matches!(refusal.kind(), RefusalKind::NotEmpty | RefusalKind::Unreadable) =>
+            {
+                let pair = &args.pair;
+                Some(format!(
+                    "if all of it may be lost: mt-agent pair add {pair} {scsi_id} --overwrite {scsi_id}"
+                ))
+            }
+            error => error.hint(),
+        };
+        CliError {
+            message: format!("will not pair {}: {error}", args.pair),
+            hint,
+            exit_code: error.exit_code(),
+        }
+    })
+}
+
+/// Has the broker forget a pair.
+async fn forget(broker: Client, pair: &PairName) -> Result<(), CliError> {
+    let pair = pair.clone();
+    let done = spawn_blocking(move || broker.forget(&pair)).await;
+    done.map_err(interrupted)??;
+    Ok(())
+}
+
+fn interrupted(error: tokio::task::JoinError) -> CliError {
+    CliError::new(
+        ExitCode::Unexpected,
+        format!("asking the broker ended by a fault of ours: {error}"),
+    )
+}
+
 /// Removes a pair.
 ///
 /// # Errors
@@ -91,6 +168,9 @@ pub async fn remove(args: &RemoveArgs) -> Result<ExitCode, CliError> {
         escape(&args.pair.disk)
     );
     let answer = client.delete(&path).await?;
+    if let Some(broker) = config::broker(args.config.as_deref())? {
+        forget(broker, &args.pair).await?;
+    }
     if args.service.json {
         print_json(&answer)?;
         return Ok(ExitCode::Done);

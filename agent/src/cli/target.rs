@@ -7,7 +7,9 @@ use clap::Args;
 
 use super::config::scope_of;
 use super::source::stop_on_signal;
+use crate::broker::client::Client;
 use crate::config::{Config, DEFAULT_PATH};
+use crate::disks::access::DiskAccess;
 use crate::error::{CliError, ExitCode};
 use crate::status::server;
 use crate::target::app::{self, Settings};
@@ -30,7 +32,11 @@ pub async fn run(args: &TargetArgs) -> Result<ExitCode, CliError> {
         state_dir: config.state_dir.clone(),
         listen: config.listen,
         control: (!config.plain).then_some(config.control),
-        disks: scope_of(&config),
+        disks: match &config.broker {
+            Some(broker) => DiskAccess::Broker(Client::new(&broker.socket)),
+            None => DiskAccess::Own(scope_of(&config)),
+        },
+        lab_disks: config.lab_disks.len(),
         retention: config.retention.clone(),
     };
     let config = Arc::new(config);

@@ -38,11 +38,14 @@ fn the_sample_file_shows_every_default() {
         (config.lab_disks[0].block_size, config.lab_disks[1].block_size),
         (None, Some(4096))
     );
+    // A broker is asked only where there is a section for it.
+    assert_eq!(config.broker, Some(BrokerConfig::default()));
     // Points are kept only where a folder is named for them.
     assert_eq!(config.retention.as_deref(), Some(Path::new("/retention")));
     assert_eq!(
         Config {
             retention: None,
+            broker: None,
             lab: false,
             lab_disks: Vec::new(),
             ..config
@@ -94,7 +97,7 @@ fn every_mistake_is_told_with_its_line() {
         (
             "[agnt]\n",
             "1: unknown key \"agnt\"",
-            "did you mean \"agent\"? Known here: agent, target, retention, lab",
+            "did you mean \"agent\"? Known here: agent, target, retention, broker, lab",
         ),
         (
             "# one\n[agent]\nstate_dri = \"/a\"\n",

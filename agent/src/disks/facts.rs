@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use mt_blockdev::blkid::DiskContent;
 use mt_blockdev::scsi::ScsiId;
 use mt_blockdev::sysfs::DeviceNumber;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// A disk of the `[lab]` section: a loop device or an image file that stands in for a SCSI disk.
@@ -25,7 +25,7 @@ pub struct LabDisk {
 }
 
 /// What kind of device a disk is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DiskKind {
     /// A SCSI direct access device.
@@ -58,7 +58,7 @@ impl DiskKind {
 }
 
 /// What the disk says its name is, and whether all witnesses agree.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum Identity {
     /// The disk itself named it, and no witness disagrees.
@@ -100,7 +100,7 @@ impl Identity {
 }
 
 /// What is on a disk, as far as it could be looked at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum Content {
     /// It was probed.
@@ -128,7 +128,7 @@ impl Content {
 }
 
 /// How a disk is in use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum UseKind {
     /// The appliance itself lives on it.
@@ -144,7 +144,7 @@ pub enum UseKind {
 }
 
 /// One use of a disk.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 pub struct DiskUse {
     /// How.
     pub kind: UseKind,
@@ -153,7 +153,7 @@ pub struct DiskUse {
 }
 
 /// A doubt about a disk that only its gathering could find.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Doubt {
     /// There is no device node, or it belongs to another device.
@@ -174,7 +174,7 @@ pub enum Doubt {
 }
 
 /// Why a disk may not be a target, ready to be shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Objection {
     /// Machine-readable kind, as in refusals.
     pub kind: super::gate::RefusalKind,
@@ -185,7 +185,7 @@ pub struct Objection {
 }
 
 /// Everything known of one disk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DiskFacts {
     /// Today's kernel name, `sdb`; for a lab image its path.
     pub kernel_name: String,
@@ -230,7 +230,7 @@ pub struct DiskFacts {
 }
 
 /// The disks of this machine at one instant, in natural order of their kernel names.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Inventory {
     /// The disks; lab disks last.
     pub disks: Vec<DiskFacts>,

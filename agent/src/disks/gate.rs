@@ -16,7 +16,7 @@
 use std::fmt;
 
 use mt_blockdev::scsi::ScsiId;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::error::{ExitCode, Explain};
@@ -24,7 +24,7 @@ use crate::error::{ExitCode, Explain};
 use super::facts::{Content, DiskFacts, DiskKind, Doubt, Identity, Inventory, Objection, UseKind};
 
 /// What a pair knows of its target disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PairedDisk {
     /// Its name.
     pub scsi_id: ScsiId,
@@ -37,7 +37,8 @@ pub struct PairedDisk {
 }
 
 /// What the disk is wanted for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Purpose {
     /// Writing.
     Write,
@@ -46,7 +47,7 @@ pub enum Purpose {
 }
 
 /// Why a disk is refused. One kind per cause; two causes never share one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RefusalKind {
     /// No attached disk shows the ID.
@@ -162,6 +163,12 @@ impl Refusal {
     #[must_use]
     pub fn what(&self) -> &str {
         &self.what
+    }
+
+    /// A refusal that was another process's.
+    #[must_use]
+    pub fn told(kind: RefusalKind, what: String, hint: String) -> Self {
+        Self::new(kind, what, hint)
     }
 
     fn into_objection(self) -> Objection {

@@ -17,6 +17,7 @@ use mt_blockdev::sysfs::{DeviceNumber, ScsiNode, Sysfs, SysfsDisk, devnode};
 use mt_blockdev::udev::UdevDisk;
 use mt_blockdev::{blkid, ioctl, udev};
 
+use crate::broker::client::BrokerError;
 use crate::error::{ExitCode, Explain};
 
 use super::facts::{Content, DiskFacts, DiskKind, Doubt, Identity, Inventory, LabDisk};
@@ -36,25 +37,39 @@ const LOOP_MAJOR: u64 = 7;
 
 /// Why there is no inventory.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot read {what} of this machine")]
-pub struct InventoryError {
-    what: &'static str,
-    source: io::Error,
+pub enum InventoryError {
+    /// Sysfs or proc could not be read.
+    #[error("cannot read {what} of this machine")]
+    Unreadable {
+        /// What of it.
+        what: &'static str,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The broker, which looks at the disks for this process, did not tell.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
 }
 
 impl InventoryError {
     fn of(what: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self { what, source }
+        move |source| Self::Unreadable { what, source }
     }
 }
 
 impl Explain for InventoryError {
     fn hint(&self) -> Option<String> {
-        Some("run as root, with /sys and /proc mounted".to_owned())
+        match self {
+            Self::Unreadable { .. } => Some("run as root, with /sys and /proc mounted".to_owned()),
+            Self::Broker(error) => error.hint(),
+        }
     }
 
     fn exit_code(&self) -> ExitCode {
-        ExitCode::DiskMissing
+        match self {
+            Self::Unreadable { .. } => ExitCode::DiskMissing,
+            Self::Broker(error) => error.exit_code(),
+        }
     }
 }
 

@@ -8,12 +8,14 @@
 //! | [`gate`] | admits the one disk a pair may use, or refuses | no |
 //! | [`inventory`] | gathers the facts | reads |
 //! | [`open`] | gathers, asks the gate, opens exclusively, asks again | reads |
+//! | [`access`] | does these two itself, or has the broker do them | reads |
 //! | [`mod@format`] | makes a disk the retention disk, through gate and open | writes |
 //! | [`watch`] | tells when disks come, go or change | reads |
 //!
 //! But for [`mod@format`] nothing here writes a byte to a disk. Whoever writes holds an [`open::OpenDisk`], and there is no other
 //! way to get one than through the gate.
 
+pub mod access;
 pub mod facts;
 pub mod format;
 pub mod gate;

@@ -16,6 +16,7 @@ use mt_blockdev::ioctl::{self, InquiryError};
 use mt_blockdev::scsi::{self, Designator, VPD_DEVICE_ID};
 use mt_blockdev::sysfs::{DeviceNumber, Sysfs};
 
+use crate::broker::client::BrokerError;
 use crate::error::{ExitCode, Explain};
 
 use super::facts::{DiskFacts, DiskKind};
@@ -34,6 +35,9 @@ pub enum OpenError {
     /// The device could not be opened for another reason.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// The broker, which opens disks for this process, did not.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
 }
 
 impl Explain for OpenError {
@@ -42,6 +46,7 @@ impl Explain for OpenError {
             Self::Inventory(err) => err.hint(),
             Self::Refused(refusal) => refusal.hint(),
             Self::Device(_) => Some("see the kernel log for errors of this disk".to_owned()),
+            Self::Broker(error) => error.hint(),
         }
     }
 
@@ -50,6 +55,7 @@ impl Explain for OpenError {
             Self::Inventory(err) => err.exit_code(),
             Self::Refused(refusal) => refusal.exit_code(),
             Self::Device(_) => ExitCode::DiskMissing,
+            Self::Broker(error) => error.exit_code(),
         }
     }
 }
@@ -107,6 +113,20 @@ pub fn open_paired(paired: &PairedDisk, scope: &DiskScope, purpose: Purpose) -> 
 }
 
 impl OpenDisk {
+    /// Takes a disk that the broker opened, and asks it who it is.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the descriptor does not lead to the paired disk.
+    pub fn received(device: BlockDevice, facts: DiskFacts, paired: PairedDisk) -> Result<Self, Refusal> {
+        let disk = Self {
+            device: Arc::new(device),
+            facts,
+            paired,
+        };
+        disk.check_identity()?;
+        Ok(disk)
+    }
+
     /// Asks the open disk again who it is; to be called on every hot-plug event.
     ///
     /// # Errors

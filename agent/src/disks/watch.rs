@@ -16,8 +16,9 @@ use mt_blockdev::mounts::MountEvents;
 use mt_blockdev::udev::{EventSource, Monitor};
 use tokio::io::unix::AsyncFd;
 
+use super::access::DiskAccess;
 use super::facts::{Inventory, InventoryDiff};
-use super::inventory::{self, DiskScope, InventoryError};
+use super::inventory::InventoryError;
 
 /// How events settle and how often is looked without one.
 #[derive(Debug, Clone, Copy)]
@@ -107,7 +108,7 @@ pub struct Change {
 pub struct Watch {
     monitor: AsyncFd<Monitor>,
     mounts: MountEvents,
-    scope: DiskScope,
+    disks: DiskAccess,
     schedule: Schedule,
     last: Inventory,
 }
@@ -119,16 +120,16 @@ impl Watch {
     ///
     /// # Errors
     /// [`WatchError`] when there are no events to be had or the machine cannot be read.
-    pub async fn start(scope: DiskScope, times: WatchTimes) -> Result<Self, WatchError> {
+    pub async fn start(disks: DiskAccess, times: WatchTimes) -> Result<Self, WatchError> {
         let monitor = Monitor::open(EventSource::detect()).map_err(WatchError::Events)?;
         let monitor = monitor.into_async().map_err(WatchError::Events)?;
         let mounts = MountEvents::open().map_err(WatchError::Events)?;
         let schedule = Schedule::new(times, Instant::now());
-        let last = look(scope.clone()).await?;
+        let last = look(disks.clone()).await?;
         Ok(Self {
             monitor,
             mounts,
-            scope,
+            disks,
             schedule,
             last,
         })
@@ -172,7 +173,7 @@ impl Watch {
                     self.schedule.event(Instant::now());
                 }
                 () = tokio::time::sleep_until(due) => {
-                    let inventory = look(self.scope.clone()).await;
+                    let inventory = look(self.disks.clone()).await;
                     self.schedule.looked(Instant::now());
                     let inventory = inventory?;
                     let diff = InventoryDiff::between(&self.last, &inventory);
@@ -187,8 +188,8 @@ impl Watch {
 }
 
 /// Gathers the facts on a thread that may block: sixty disks take their time.
-async fn look(scope: DiskScope) -> Result<Inventory, WatchError> {
-    let gathered = tokio::task::spawn_blocking(move || inventory::gather(&scope)).await;
+async fn look(disks: DiskAccess) -> Result<Inventory, WatchError> {
+    let gathered = tokio::task::spawn_blocking(move || disks.gather()).await;
     Ok(gathered.map_err(|_| WatchError::Interrupted)??)
 }
 

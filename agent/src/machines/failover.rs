@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use mt_retention::{EpochNumber, Origin, StoreError, TargetDisk};
 
+use super::disk::MachineDisk;
 use super::error::MachineError;
 use super::exports::Exports;
 use super::jobs::{self, Jobs, Teller};
@@ -14,7 +15,7 @@ use super::points::Wanted;
 use super::registry::Machines;
 use crate::error::{ExitCode, Explain};
 use crate::failover::table::{Illegal, Next, State, Verb};
-use crate::model::{Job, JobKind};
+use crate::model::{Job, JobKind, PairName};
 use crate::state::machines::MachineRecord;
 
 /// How long the epoch that is under way is waited for.
@@ -346,6 +347,24 @@ impl Failovers {
         }
     }
 
+    /// Drops the kernel's device of a disk, so that its VMDK can be detached.
+    fn release(&self, machine: &str, disk: &MachineDisk) {
+        let kernel_name = &disk.disk.facts.kernel_name;
+        let released = PairName::new(machine, &disk.name)
+            .map_err(std::io::Error::other)
+            .and_then(|pair| self.machines.disks().release(&pair, kernel_name));
+        match released {
+            Ok(true) => tracing::info!(scsi_id = disk.scsi_id, "target disk {kernel_name} was released"),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(
+                    scsi_id = disk.scsi_id,
+                    "cannot drop the kernel's device {kernel_name}: {error}; detach it by hand"
+                );
+            }
+        }
+    }
+
     fn step(&self, name: &str, record: &MachineRecord, teller: &mut Teller) -> Result<(), MachineError> {
         if record.failover == State::Reprotecting {
             // Its disks need not be attached yet.
@@ -428,7 +447,7 @@ impl Failovers {
                 self.exports.end_all_of(name);
                 self.machines.let_go(name)?;
                 for disk in &disks {
-                    release(disk);
+                    self.release(name, disk);
                 }
                 Ok(())
             }
@@ -544,24 +563,6 @@ pub fn release_pins(store: &mut FileStore, pinned: &[u64]) -> Result<(), StoreEr
         }
     }
     Ok(())
-}
-
-/// Drops the kernel's device of a disk, so that its VMDK can be detached. A stand-in of a laboratory has none to drop.
-fn release(disk: &super::disk::MachineDisk) {
-    let name = &disk.disk.facts.kernel_name;
-    let path = format!("/sys/block/{name}/device/delete");
-    if !disk.disk.device.is_block_device() || !std::path::Path::new(&path).exists() {
-        return;
-    }
-    match std::fs::write(&path, "1") {
-        Ok(()) => tracing::info!(scsi_id = disk.scsi_id, "target disk {name} was released"),
-        Err(error) => {
-            tracing::warn!(
-                scsi_id = disk.scsi_id,
-                "cannot drop the kernel's device {name}: {error}; detach it by hand"
-            );
-        }
-    }
 }
 
 fn too_late(name: &str, until: Timestamp) -> MachineError {

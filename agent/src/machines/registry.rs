@@ -19,9 +19,8 @@ use super::folder::{self, Opened};
 use super::forecast::Forecast;
 use super::machine::{FileStore, Machine};
 use super::volume::{self, Volume};
+use crate::disks::access::DiskAccess;
 use crate::disks::gate::{PairedDisk, Purpose};
-use crate::disks::inventory::DiskScope;
-use crate::disks::open::open_paired;
 use crate::error::Explain as _;
 use crate::hub::{Alarm, Hub, Severity};
 use crate::model::Pair;
@@ -41,7 +40,7 @@ const LET_GO: Duration = Duration::from_secs(45);
 #[derive(Clone)]
 pub struct Machines {
     hub: Hub,
-    disks: DiskScope,
+    disks: DiskAccess,
     /// Folder of the retention volume; none where no points are kept.
     retention: Option<PathBuf>,
     open: Arc<Mutex<HashMap<String, Arc<Machine>>>>,
@@ -53,7 +52,7 @@ pub struct Machines {
 
 impl Machines {
     /// No machine is open.
-    pub fn new(hub: Hub, disks: DiskScope, retention: Option<PathBuf>) -> Self {
+    pub fn new(hub: Hub, disks: DiskAccess, retention: Option<PathBuf>) -> Self {
         Self {
             hub,
             disks,
@@ -76,6 +75,11 @@ impl Machines {
     /// When the retention volume will be full.
     pub fn forecast(&self) -> MutexGuard<'_, Forecast> {
         self.forecast.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// State and status.
+    pub fn disks(&self) -> &DiskAccess {
+        &self.disks
     }
 
     /// State and status.
@@ -353,8 +357,10 @@ impl Machines {
             logical_block_size: pair.logical_block_size,
             may_overwrite: pair.adopted || pair.overwrite,
         };
-        let disk =
-            open_paired(&paired, &self.disks, Purpose::Write).map_err(|source| MachineError::Disk {
+        let disk = self
+            .disks
+            .open_pair(&pair.name, &paired, Purpose::Write)
+            .map_err(|source| MachineError::Disk {
                 machine: pair.name.machine.clone(),
                 disk: pair.name.disk.clone(),
                 source,

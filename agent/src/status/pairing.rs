@@ -11,9 +11,10 @@ use mt_blockdev::scsi::{ScsiId, ScsiIdError};
 
 use super::model::{PairAddedDoc, PairRemovedDoc, PairRequest, SCHEMA};
 use super::view;
+use crate::broker::client::BrokerError;
 use crate::disks::gate::{PairedDisk, Purpose, Refusal, RefusalKind, admit};
-use crate::disks::inventory::{InventoryError, gather};
-use crate::disks::open::{OpenError, open_paired};
+use crate::disks::inventory::InventoryError;
+use crate::disks::open::OpenError;
 use crate::error::{ExitCode, Explain};
 use crate::hub::Happening;
 use crate::machines::error::MachineError;
@@ -307,9 +308,32 @@ impl Pairing {
             source,
         };
         let disks = &self.target.disks;
-        let inventory = gather(disks).map_err(|error: InventoryError| unreadable(error.into()))?;
+        let inventory = disks
+            .gather()
+            .map_err(|error: InventoryError| unreadable(error.into()))?;
         // The newest facts are the ones to show, whatever comes of this.
         check_paired_disks(&self.target.hub, &inventory, Timestamp::now());
+        // With a broker it is the broker that has asked the gate, when root had the pair recorded; what it knows counts.
+        let recorded = disks.recorded(pair).map_err(|error| match error {
+            BrokerError::Refused(refusal) => refused(refusal),
+            error => unreadable(error.into()),
+        })?;
+        if let Some(recorded) = recorded {
+            if recorded.scsi_id != scsi_id {
+                return Err(PairingError::OtherDisk {
+                    pair: pair.clone(),
+                    scsi_id,
+                    overwrite: recorded.scsi_id,
+                });
+            }
+            return Ok(NewPair {
+                name: pair.clone(),
+                scsi_id,
+                size: recorded.size,
+                logical_block_size: recorded.logical_block_size,
+                overwrite: recorded.overwrite,
+            });
+        }
         let facts = inventory.with_id(scsi_id).next();
         let paired = PairedDisk {
             scsi_id,
@@ -318,7 +342,7 @@ impl Pairing {
             may_overwrite,
         };
         admit(&paired, &inventory, Purpose::Write).map_err(refused)?;
-        match open_paired(&paired, disks, Purpose::Verify) {
+        match disks.open_pair(pair, &paired, Purpose::Verify) {
             Ok(_closed_again) => {}
             Err(OpenError::Refused(refusal)) => return Err(refused(refusal)),
             Err(error) => return Err(unreadable(error)),

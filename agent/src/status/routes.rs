@@ -30,7 +30,7 @@ use super::pairing::{Pairing, PairingError, state_code};
 use super::{identity, machines, metrics, stores, view};
 use crate::cli::disks::DisksDocument;
 use crate::config::Config;
-use crate::disks::inventory::{InventoryError, gather};
+use crate::disks::inventory::InventoryError;
 use crate::error::{ExitCode, Explain};
 use crate::identity::keeper::note;
 use crate::model::JobId;
@@ -403,7 +403,7 @@ async fn status_doc(service: Arc<Service>) -> Result<StatusDoc, ApiError> {
 async fn disks(State(service): Shared) -> Result<Response, ApiError> {
     let inventory = match service.target.hub.snapshot().inventory {
         Some(inventory) => inventory,
-        None => blocking(move || gather(&service.target.disks).map(Arc::new)).await?,
+        None => blocking(move || service.target.disks.gather().map(Arc::new)).await?,
     };
     Ok(Json(DisksDocument::new(&inventory)).into_response())
 }

@@ -14,9 +14,9 @@ use super::registry::PairsInUse;
 use super::report::forget_mark;
 use super::scsi_ids;
 use super::service::{Access, listen, serve};
+use crate::disks::access::DiskAccess;
 use crate::disks::facts::{DiskFacts, Inventory, InventoryDiff};
 use crate::disks::gate::{Purpose, admit};
-use crate::disks::inventory::DiskScope;
 use crate::disks::watch::{Watch, WatchTimes};
 use crate::error::{CliError, ExitCode, Explain as _};
 use crate::hub::{Alarm, Hub, Severity};
@@ -57,8 +57,10 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// The control port; none in a laboratory whose data port takes whoever connects.
     pub control: Option<SocketAddr>,
-    /// What the configuration says of disks.
-    pub disks: DiskScope,
+    /// The way to the disks.
+    pub disks: DiskAccess,
+    /// How many stand-ins for SCSI disks the configuration has.
+    pub lab_disks: usize,
     /// Folder of the retention volume; none where no points are kept.
     pub retention: Option<PathBuf>,
 }
@@ -70,8 +72,8 @@ pub struct Target {
     pub hub: Hub,
     /// Which pairs have a session.
     pub pairs: PairsInUse,
-    /// What the configuration says of disks.
-    pub disks: DiskScope,
+    /// The way to the disks.
+    pub disks: DiskAccess,
     /// The machines that are open.
     pub machines: Machines,
     /// The hand on failovers and rolls.
@@ -145,10 +147,10 @@ where
         caller: None,
         shared: super::session::shared_buffers(),
     };
-    if !settings.disks.lab.is_empty() {
+    if settings.lab_disks > 0 {
         tracing::warn!(
             "lab: {} disks of the configuration stand in for SCSI disks",
-            settings.disks.lab.len()
+            settings.lab_disks
         );
     }
     let access = match (keeper, control) {

@@ -8,9 +8,9 @@ use mt_wire::limits::REGION_SIZE;
 use mt_wire::{ErrorCode, Mode, OpenPair, Refusal};
 
 use super::registry::{PairHold, PairsInUse};
+use crate::disks::access::DiskAccess;
 use crate::disks::gate::{PairedDisk, Purpose};
-use crate::disks::inventory::DiskScope;
-use crate::disks::open::{OpenDisk, OpenError, open_paired};
+use crate::disks::open::{OpenDisk, OpenError};
 use crate::error::{ExitCode, Explain};
 use crate::hub::Hub;
 use crate::identity::caller::Caller;
@@ -26,8 +26,8 @@ pub struct Opener {
     pub hub: Hub,
     /// Which pairs have a session.
     pub pairs: PairsInUse,
-    /// What the configuration says of disks.
-    pub disks: DiskScope,
+    /// The way to the disks.
+    pub disks: DiskAccess,
     /// The machines that are open.
     pub machines: Machines,
     /// Who speaks on the connection; none where the data port takes whoever connects.
@@ -131,7 +131,10 @@ pub fn open_pair(opener: &Opener, open: &OpenPair, peer: SocketAddr) -> Result<O
     let disk = match held_by_machine(opener, &name, open.mode)? {
         Some(disk) => disk,
         None => Arc::new(
-            open_paired(&paired, &opener.disks, purpose).map_err(|error| gate_refusal(&name, &error))?,
+            opener
+                .disks
+                .open_pair(&name, &paired, purpose)
+                .map_err(|error| gate_refusal(&name, &error))?,
         ),
     };
     let (seeding_id, start) = match open.mode {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use mt_agent::config::Config;
+use mt_agent::disks::access::DiskAccess;
 use mt_agent::disks::facts::LabDisk;
 use mt_agent::disks::inventory::DiskScope;
 use mt_agent::error::CliError;
@@ -85,7 +86,8 @@ impl Served {
             state_dir: config.state_dir.clone(),
             listen: config.listen,
             control: None,
-            disks: DiskScope::new(&config.lab_disks, &[]),
+            disks: DiskAccess::Own(DiskScope::new(&config.lab_disks, &[])),
+            lab_disks: config.lab_disks.len(),
             retention: None,
         };
         let target = Target::new(Hub::new(state, Timestamp::now()), &settings, None);

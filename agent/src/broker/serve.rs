@@ -1,0 +1,539 @@
+//! Answers requests: who asks is the kernel's word (`SO_PEERCRED`), what he may have is a table, and which disk it is stands in
+//! the records.
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mt_blockdev::device::BlockDevice;
+use nix::unistd::{Gid, Uid};
+use tokio::net::UnixListener;
+use tokio::sync::{Semaphore, watch};
+
+use super::passing::{receive, send};
+use super::records::Records;
+use super::wire::{Answer, REQUEST_BYTES_MAX, Recorded, Request};
+use crate::disks::access::drop_device;
+use crate::disks::facts::DiskKind;
+use crate::disks::gate::{PairedDisk, Purpose, admit};
+use crate::disks::inventory::{DiskScope, gather};
+use crate::disks::open::{OpenError, open_paired};
+use crate::error::{CliError, ExitCode, Explain};
+use crate::model::PairName;
+use crate::status::socket::LocalSocket;
+
+/// Most connections at once; the target has one for each session that opens a disk.
+const CONNECTIONS_MAX: usize = 32;
+/// How long a client may take to say what it wants, and to take the answer.
+const CLIENT_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// What a broker needs to know.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Its socket.
+    pub socket: PathBuf,
+    /// User that the target runs as.
+    pub user: Uid,
+    /// Group of that user, whose members may connect; what they may have is asked of the user.
+    pub group: Gid,
+    /// What the configuration says of disks.
+    pub scope: DiskScope,
+    /// Where the recorded pairs are kept.
+    pub records: PathBuf,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Root, or the user that the broker itself runs as in a laboratory.
+    Root,
+    /// The target.
+    Target,
+    /// Anybody else.
+    Nobody,
+}
+
+impl Role {
+    /// The role of a user.
+    #[must_use]
+    pub fn of(uid: Uid, target: Uid) -> Self {
+        if uid.is_root() || uid == Uid::effective() {
+            Self::Root
+        } else if uid == target {
+            Self::Target
+        } else {
+            Self::Nobody
+        }
+    }
+
+    fn may(self, request: &Request) -> bool {
+        match request {
+            Request::Disks | Request::Pair { .. } | Request::Open { .. } | Request::Release { .. } => {
+                self != Self::Nobody
+            }
+            Request::Record { .. } | Request::Forget { .. } => self == Self::Root,
+        }
+    }
+}
+
+/// Holds the records, and has the way to the disks.
+#[derive(Debug)]
+pub struct Broker {
+    scope: DiskScope,
+    records: Mutex<Records>,
+}
+
+impl Broker {
+    /// A broker with these records.
+    #[must_use]
+    pub fn new(scope: DiskScope, records: Records) -> Self {
+        Self {
+            scope,
+            records: Mutex::new(records),
+        }
+    }
+
+    fn records(&self) -> MutexGuard<'_, Records> {
+        // Changes are made on a copy, so that a thread that panicked left the records whole.
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answers one request; with an open disk, where that is the answer. Blocks on disks.
+    pub fn answer(&self, role: Role, request: &Request) -> (Answer, Option<Arc<BlockDevice>>) {
+        if !role.may(request) {
+            let text = "this user may not ask the broker for that";
+            return (
+                failed(
+                    text.to_owned(),
+                    Some("run it as root".to_owned()),
+                    ExitCode::Refused,
+                ),
+                None,
+            );
+        }
+        match request {
+            Request::Open { pair, purpose } => match self.open(pair, *purpose) {
+                Ok((answer, device)) => (answer, Some(device)),
+                Err(answer) => (answer, None),
+            },
+            Request::Disks => match gather(&self.scope) {
+                Ok(inventory) => (Answer::Disks { inventory }, None),
+                Err(error) => (explained(&error), None),
+            },
+            Request::Pair { pair } => {
+                let recorded = self.recorded(pair).map(|recorded| Answer::Pair {
+                    recorded,
+                    changed: false,
+                });
+                (recorded.unwrap_or_else(|answer| answer), None)
+            }
+            Request::Release { pair } => (self.release(pair).unwrap_or_else(|answer| answer), None),
+            Request::Record {
+                pair,
+                scsi_id,
+                overwrite,
+            } => {
+                let wanted = Recorded {
+                    pair: pair.clone(),
+                    scsi_id: *scsi_id,
+                    size: 0,
+                    logical_block_size: 0,
+                    overwrite: *overwrite,
+                    adopted: false,
+                };
+                (self.record(wanted).unwrap_or_else(|answer| answer), None)
+            }
+            Request::Forget { pair } => match self.records().remove(pair) {
+                Ok(changed) => {
+                    if changed {
+                        tracing::info!(pair, "pair forgotten; its disk was not touched");
+                    }
+                    (Answer::Done { changed }, None)
+                }
+                Err(error) => (explained(&error), None),
+            },
+        }
+    }
+
+    fn recorded(&self, pair: &str) -> Result<Recorded, Answer> {
+        self.records().get(pair).cloned().ok_or_else(|| {
+            let text = format!("no pair {} is recorded, so no disk of it is opened", shown(pair));
+            let hint = "pair it as root with \"mt-agent pair add\"".to_owned();
+            failed(text, Some(hint), ExitCode::Refused)
+        })
+    }
+
+    fn open(&self, pair: &str, purpose: Purpose) -> Result<(Answer, Arc<BlockDevice>), Answer> {
+        let mut recorded = self.recorded(pair)?;
+        let paired = recorded.paired();
+        let disk = open_paired(&paired, &self.scope, purpose).map_err(|error| refused(&error))?;
+        if purpose == Purpose::Write && !recorded.adopted {
+            // From here on the content is the target's to overwrite, also after a restart.
+            recorded.adopted = true;
+            self.records().put(recorded).map_err(|error| explained(&error))?;
+        }
+        let answer = Answer::Opened {
+            disk: Box::new(disk.facts),
+            paired,
+        };
+        Ok((answer, disk.device))
+    }
+
+    fn release(&self, pair: &str) -> Result<Answer, Answer> {
+        let recorded = self.recorded(pair)?;
+        let inventory = gather(&self.scope).map_err(|error| explained(&error))?;
+        let mut shown = inventory.with_id(recorded.scsi_id);
+        let (Some(disk), None) = (shown.next(), shown.next()) else {
+            return Ok(Answer::Done { changed: false });
+        };
+        if disk.kind != DiskKind::Scsi {
+            return Ok(Answer::Done { changed: false });
+        }
+        match drop_device(&disk.kernel_name) {
+            Ok(changed) => Ok(Answer::Done { changed }),
+            Err(error) => Err(failed(
+                format!("cannot drop the kernel's device {}: {error}", disk.kernel_name),
+                Some("detach the disk by hand".to_owned()),
+                ExitCode::Unexpected,
+            )),
+        }
+    }
+
+    fn record(&self, wanted: Recorded) -> Result<Answer, Answer> {
+        if let Err(error) = wanted.pair.parse::<PairName>() {
+            let text = format!("{} cannot be the name of a pair: {error}", shown(&wanted.pair));
+            return Err(failed(text, None, ExitCode::Usage));
+        }
+        // Held from the look to the record: of two that want the same disk the second has to see the first.
+        let mut records = self.records();
+        records.check(&wanted).map_err(|error| explained(&error))?;
+        if let Some(known) = records.get(&wanted.pair)
+            && (!wanted.overwrite || known.overwrite || known.adopted)
+        {
+            return Ok(Answer::Pair {
+                recorded: known.clone(),
+                changed: false,
+            });
+        }
+        let inventory = gather(&self.scope).map_err(|error| explained(&error))?;
+        let facts = inventory.with_id(wanted.scsi_id).next();
+        let recorded = Recorded {
+            size: facts.map_or(0, |disk| disk.size),
+            logical_block_size: facts.map_or(0, |disk| disk.logical_block_size),
+            ..wanted
+        };
+        let paired: PairedDisk = recorded.paired();
+        let judged = admit(&paired, &inventory, Purpose::Write).map(drop);
+        judged.map_err(|refusal| refused(&OpenError::Refused(refusal)))?;
+        // Opened once, to see that nobody else has it.
+        open_paired(&paired, &self.scope, Purpose::Verify).map_err(|error| refused(&error))?;
+        records.put(recorded.clone()).map_err(|error| explained(&error))?;
+        tracing::info!(
+            pair = recorded.pair, scsi_id = %recorded.scsi_id, overwrite = recorded.overwrite,
+            "pair recorded: target disk of {} bytes", recorded.size
+        );
+        Ok(Answer::Pair {
+            recorded,
+            changed: true,
+        })
+    }
+}
+
+fn failed(message: String, hint: Option<String>, code: ExitCode) -> Answer {
+    Answer::Failed {
+        message,
+        hint,
+        exit_code: code as u8,
+    }
+}
+
+fn explained(error: &impl Explain) -> Answer {
+    failed(error.to_string(), error.hint(), error.exit_code())
+}
+
+fn refused(error: &OpenError) -> Answer {
+    match error {
+        OpenError::Refused(refusal) => Answer::Refused {
+            kind: refusal.kind(),
+            what: refusal.what().to_owned(),
+            hint: refusal.hint().unwrap_or_default(),
+        },
+        error => explained(error),
+    }
+}
+
+/// What somebody sent, safe for a log and short.
+fn shown(text: &str) -> String {
+    text.chars().take(80).flat_map(char::escape_default).collect()
+}
+
+/// Serves until `stop` becomes true.
+///
+/// # Errors
+/// When records or socket cannot be had.
+pub async fn run(settings: Settings, mut stop: watch::Receiver<bool>) -> Result<(), CliError> {
+    let records = Records::open(&settings.records)?;
+    let broker = Arc::new(Broker::new(settings.scope.clone(), records));
+    let local = LocalSocket::bind(&settings.socket, Some(settings.group))?;
+    let listener = local
+        .listener()
+        .and_then(UnixListener::from_std)
+        .map_err(|error| {
+            CliError::new(
+                ExitCode::Unexpected,
+                format!("cannot serve {}: {error}", settings.socket.display()),
+            )
+        })?;
+    tracing::info!(
+        "broker serves {} to user {}",
+        settings.socket.display(),
+        settings.user
+    );
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        // Who comes when all places are taken waits in the socket's queue.
+        let place = tokio::select! {
+            place = Arc::clone(&places).acquire_owned() => place.map_err(|error| {
+                CliError::new(ExitCode::Unexpected, format!("the broker ended by a fault of ours: {error}"))
+            })?,
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+        };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+        };
+        let socket = match accepted {
+            Ok((socket, _)) => socket,
+            Err(error) => {
+                tracing::warn!("cannot take a connection: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let uid = socket.peer_cred().map(|peer| Uid::from_raw(peer.uid()));
+        let (broker, target) = (Arc::clone(&broker), settings.user);
+        tokio::task::spawn_blocking(move || {
+            let _place = place;
+            let result = uid.and_then(|uid| {
+                let socket = socket.into_std()?;
+                socket.set_nonblocking(false)?;
+                talk(&broker, &socket, Role::of(uid, target))
+            });
+            if let Err(error) = result {
+                tracing::warn!("a request was not answered: {error}");
+            }
+        });
+    }
+}
+
+/// One request, one answer.
+fn talk(broker: &Broker, socket: &UnixStream, role: Role) -> io::Result<()> {
+    socket.set_read_timeout(Some(CLIENT_TIME_MAX))?;
+    socket.set_write_timeout(Some(CLIENT_TIME_MAX))?;
+    let Some((document, descriptor)) = receive(socket, REQUEST_BYTES_MAX)? else {
+        return Ok(());
+    };
+    if descriptor.is_some() {
+        return Err(io::Error::other("a descriptor came with a request"));
+    }
+    let (answer, device) = match serde_json::from_slice::<Request>(&document) {
+        Ok(request) => broker.answer(role, &request),
+        Err(error) => {
+            let text = format!("the broker does not understand the request: {error}");
+            let hint = "are mt-agent and the broker of one version? Restart both".to_owned();
+            (failed(text, Some(hint), ExitCode::Unexpected), None)
+        }
+    };
+    let document = serde_json::to_vec(&answer).map_err(io::Error::other)?;
+    send(socket, &document, device.as_deref().map(|device| device.as_fd()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::disks::facts::LabDisk;
+    use crate::disks::facts::testing::id;
+    use crate::disks::gate::RefusalKind;
+
+    const SIZE: u64 = 4 << 20;
+
+    struct Lab {
+        folder: tempfile::TempDir,
+        broker: Broker,
+    }
+
+    fn lab() -> Lab {
+        let folder = tempfile::tempdir().unwrap();
+        let disks: Vec<LabDisk> = [1, 2]
+            .into_iter()
+            .map(|number| {
+                let path = folder.path().join(format!("{number}.img"));
+                fs::File::create(&path).unwrap().set_len(SIZE).unwrap();
+                LabDisk {
+                    scsi_id: id(number),
+                    path,
+                    block_size: None,
+                }
+            })
+            .collect();
+        let records = Records::open(&folder.path().join("pairs.json")).unwrap();
+        let scope = DiskScope::new(&disks, &[]);
+        Lab {
+            broker: Broker::new(scope, records),
+            folder,
+        }
+    }
+
+    fn open(pair: &str, purpose: Purpose) -> Request {
+        Request::Open {
+            pair: pair.to_owned(),
+            purpose,
+        }
+    }
+
+    fn record(pair: &str, disk: u8, overwrite: bool) -> Request {
+        Request::Record {
+            pair: pair.to_owned(),
+            scsi_id: id(disk),
+            overwrite,
+        }
+    }
+
+    #[test]
+    fn only_root_records_and_only_known_users_are_answered() {
+        let target = Uid::from_raw(Uid::effective().as_raw() + 77);
+        assert_eq!(Role::of(Uid::from_raw(0), target), Role::Root);
+        assert_eq!(Role::of(target, target), Role::Target);
+        assert_eq!(Role::of(Uid::from_raw(target.as_raw() + 1), target), Role::Nobody);
+        let lab = lab();
+        for request in [
+            record("db01/a", 1, true),
+            Request::Forget {
+                pair: "db01/a".to_owned(),
+            },
+        ] {
+            let (answer, device) = lab.broker.answer(Role::Target, &request);
+            assert!(
+                matches!(answer, Answer::Failed { .. }) && device.is_none(),
+                "{answer:?}"
+            );
+        }
+        for request in [
+            Request::Disks,
+            open("db01/a", Purpose::Verify),
+            record("db01/a", 1, false),
+        ] {
+            let (answer, device) = lab.broker.answer(Role::Nobody, &request);
+            assert!(
+                matches!(answer, Answer::Failed { .. }) && device.is_none(),
+                "{answer:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_target_gets_the_disk_of_a_recorded_pair_and_no_other() {
+        let lab = lab();
+        let (answer, device) = lab.broker.answer(Role::Target, &open("db01/a", Purpose::Write));
+        assert!(
+            matches!(&answer, Answer::Failed { message, .. } if message.contains("no pair db01/a is recorded")),
+            "{answer:?}"
+        );
+        assert!(device.is_none());
+        let (answer, _) = lab.broker.answer(Role::Root, &record("db01/a", 1, false));
+        assert!(
+            matches!(&answer, Answer::Pair { changed: true, recorded } if recorded.size == SIZE),
+            "{answer:?}"
+        );
+        let (answer, device) = lab.broker.answer(Role::Target, &open("db01/a", Purpose::Write));
+        let Answer::Opened { disk, paired } = answer else {
+            panic!("{answer:?}")
+        };
+        assert_eq!((paired.scsi_id, paired.size), (id(1), SIZE));
+        assert_eq!(disk.devnode, lab.folder.path().join("1.img"));
+        assert_eq!(device.unwrap().size(), SIZE);
+        let (answer, _) = lab.broker.answer(Role::Root, &record("db02/a", 1, false));
+        assert!(
+            matches!(&answer, Answer::Failed { message, .. } if message.contains("pair db01/a already")),
+            "{answer:?}"
+        );
+    }
+
+    #[test]
+    fn what_a_disk_holds_is_lost_only_by_roots_word_or_when_it_is_ours() {
+        let lab = lab();
+        let image = lab.folder.path().join("2.img");
+        let mut content = vec![0; usize::try_from(SIZE).unwrap()];
+        content[..4].copy_from_slice(b"XFSB");
+        content[510..512].copy_from_slice(&[0x55, 0xaa]);
+        content[3000] = 7;
+        fs::write(&image, &content).unwrap();
+        let (answer, _) = lab.broker.answer(Role::Root, &record("db01/b", 2, false));
+        assert!(
+            matches!(
+                answer,
+                Answer::Refused {
+                    kind: RefusalKind::NotEmpty,
+                    ..
+                }
+            ),
+            "{answer:?}"
+        );
+        let (answer, _) = lab.broker.answer(Role::Root, &record("db01/b", 2, true));
+        assert!(matches!(answer, Answer::Pair { changed: true, .. }), "{answer:?}");
+        assert!(
+            fs::read(&image).unwrap() == content,
+            "recording a pair touches nothing"
+        );
+        // Empty when it was recorded: once it was handed out for writing, what is there is the target's.
+        lab.broker.answer(Role::Root, &record("db01/a", 1, false));
+        drop(lab.broker.answer(Role::Target, &open("db01/a", Purpose::Write)));
+        fs::write(lab.folder.path().join("1.img"), &content).unwrap();
+        let (answer, device) = lab.broker.answer(Role::Target, &open("db01/a", Purpose::Write));
+        assert!(
+            matches!(answer, Answer::Opened { .. }) && device.is_some(),
+            "{answer:?}"
+        );
+    }
+
+    #[test]
+    fn a_name_that_can_be_none_is_refused() {
+        let lab = lab();
+        for name in [
+            "",
+            "db01",
+            "db01/",
+            "db01/a/b",
+            "db01/\u{1b}[2J",
+            &"x".repeat(9000),
+        ] {
+            let (answer, _) = lab.broker.answer(Role::Root, &record(name, 1, false));
+            assert!(
+                matches!(answer, Answer::Failed { exit_code: 2, .. }),
+                "{answer:?}"
+            );
+        }
+        assert!(!Path::new(&lab.folder.path().join("pairs.json")).exists());
+    }
+
+    /// A client that says nothing, or nonsense, costs a place for some seconds and gets no disk.
+    #[test]
+    fn nonsense_is_answered_in_words() {
+        let lab = lab();
+        let (one, two) = UnixStream::pair().unwrap();
+        send(&one, b"{\"verb\":\"erase\"}", None).unwrap();
+        talk(&lab.broker, &two, Role::Root).unwrap();
+        let (document, descriptor) = receive(&one, 4096).unwrap().unwrap();
+        let answer: Answer = serde_json::from_slice(&document).unwrap();
+        assert!(matches!(answer, Answer::Failed { .. }) && descriptor.is_none());
+        let (one, two) = UnixStream::pair().unwrap();
+        drop(one);
+        talk(&lab.broker, &two, Role::Root).unwrap();
+    }
+}
