@@ -23,7 +23,7 @@ pub const DEFAULT_PATH: &str = "/etc/master-target/agent.toml";
 /// Where the local socket is when nothing else is said.
 pub const DEFAULT_SOCKET: &str = "/run/master-target/agent.sock";
 /// Where the state is when nothing else is said.
-pub const DEFAULT_STATE_DIR: &str = "/var/lib/master-target";
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/master-target/agent";
 /// Who may read status when nothing else is said.
 pub const DEFAULT_SOCKET_GROUP: &str = "master-target";
 /// Where the broker's socket is when nothing else is said.

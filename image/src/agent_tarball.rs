@@ -72,6 +72,8 @@ const FILES: &[(&str, u32, &[u8])] = files! {
     "system/etc/udev/rules.d/98-master-target-disks.rules", 0o644,
         "../../installer/system/etc/udev/rules.d/98-master-target-disks.rules";
     "system/usr/lib/master-target/own-disk", 0o755, "../../installer/system/usr/lib/master-target/own-disk";
+    "system/usr/lib/systemd/system/master-target-broker.service", 0o644,
+        "../../agent/systemd/master-target-broker.service";
     "system/usr/lib/systemd/system/master-target-firewall.service", 0o644,
         "../../agent/systemd/master-target-firewall.service";
     "system/usr/lib/systemd/system/master-target-first-boot.service", 0o644,

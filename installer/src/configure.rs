@@ -46,7 +46,8 @@ pub fn configure(root: &Path, answers: &Answers, plan: &Plan) -> Result<()> {
     accounts(root, answers)?;
     services(root, answers)?;
     if let Some(text) = &answers.settings.agent {
-        write(root, "etc/master-target/agent.toml", text, 0o600)?;
+        // The target reads it, which is not root.
+        write(root, "etc/master-target/agent.toml", text, 0o644)?;
     }
     // An image is nobody's installation: there were no answers to do it again with.
     if plan.disk.is_some() {

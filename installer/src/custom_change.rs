@@ -381,7 +381,10 @@ fn facts(root: &Path, request: &Request) -> Result<Facts> {
             programs.push((path, bytes));
         }
     }
+    // Where there is none, or it is no text, the change of the group file says so.
+    let groups = fs::read_to_string(root.join("etc/group")).unwrap_or_default();
     Ok(Facts {
+        group: changes::group_number(&groups).unwrap_or(Facts::default().group),
         own_disks,
         ssh_enabled,
         firewall: told.firewall.enabled,

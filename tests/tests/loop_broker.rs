@@ -41,6 +41,10 @@ impl Scene {
         own(&scratch);
         create_dir(scratch.join("state")).expect("it is new");
         own(&scratch.join("state"));
+        // Root's, and empty: "retention init" gives it away.
+        let retention = scratch.join("retention");
+        create_dir(&retention).expect("it is new");
+        lab.keep_points_in(&retention);
         let program = scratch.join("mt-agent");
         std::fs::copy(agent::binary(), &program).expect("there is room");
         let source = lab.scratch.sparse("source.img", SIZE);
@@ -156,6 +160,38 @@ fn loop_a_target_without_rights_copies_onto_the_paired_disk_and_no_other() {
     assert_ne!(gone.code(), Some(0), "{gone}");
     let full = scene.say(&["pair", "add", PAIR, &scene.id]);
     full.expect_error(5, &["not empty", "--overwrite"]);
+    scene.canaries.assert_untouched();
+    scene.lab.stop();
+}
+
+/// Points are the target's own matter, on a volume that is its user's; the disks of rolls and failovers are the broker's.
+#[test]
+fn loop_a_target_without_rights_keeps_points_rolls_and_fails_over() {
+    needs!(loop, "setpriv");
+    let mut scene = Scene::new();
+    scene.say(&["pair", "add", PAIR, &scene.id]).expect_done();
+    scene.lab.verb(&["retention", "init"]).expect_done();
+    let first = scene.lab.scratch.sparse("first.img", SIZE);
+    std::fs::copy(&scene.source, &first).expect("there is room");
+    scene
+        .lab
+        .epoch("db01", &[("scsi0:1", &scene.source)], &["--point-name", "first"])
+        .expect_done();
+    fill(&scene.source, SIZE, Fill::Random, 79);
+    scene
+        .lab
+        .epoch("db01", &[("scsi0:1", &scene.source)], &[])
+        .expect_done();
+    // And the disks as they were before the first.
+    assert_eq!(scene.lab.points("db01").len(), 3);
+    scene.lab.verb(&["roll", "db01", "--to", "first"]).expect_done();
+    assert_same(&first, scene.device.path(), SIZE);
+    scene
+        .lab
+        .verb(&["failover", "db01", "--to", "latest"])
+        .expect_done();
+    assert_same(&scene.source, scene.device.path(), SIZE);
+    scene.lab.verb(&["commit", "db01"]).expect_done();
     scene.canaries.assert_untouched();
     scene.lab.stop();
 }

@@ -14,7 +14,7 @@ use crate::error::{CliError, ExitCode};
 /// What the service is told.
 #[derive(Debug, Clone, Args)]
 pub struct BrokerArgs {
-    /// Configuration file, with a section [broker]
+    /// Configuration file
     #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
     pub config: PathBuf,
 }
@@ -25,12 +25,8 @@ pub struct BrokerArgs {
 /// When the configuration is wrong, or the service cannot be brought up.
 pub async fn run(args: &BrokerArgs) -> Result<ExitCode, CliError> {
     let config = Config::load(&args.config)?;
-    let Some(broker) = &config.broker else {
-        let text = format!("{} has no section [broker]", args.config.display());
-        return Err(CliError::new(ExitCode::Config, text)
-            .with_hint("add the line \"[broker]\": the target then asks the broker for its disks"));
-    };
-    let user = user(broker)?;
+    let broker = config.broker.clone().unwrap_or_default();
+    let user = user(&broker)?;
     let settings = Settings {
         socket: broker.socket.clone(),
         user: user.uid,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::output::print;
 use crate::broker::client::Client;
-use crate::config::Config;
+use crate::config::{BrokerConfig, Config};
 use crate::disks::inventory::DiskScope;
 use crate::error::{CliError, ExitCode};
 
@@ -27,7 +27,8 @@ pub fn check(path: &Path) -> Result<ExitCode, CliError> {
     Ok(ExitCode::Done)
 }
 
-/// The broker that a configuration names. Without a path it is the usual file, where there is one.
+/// The broker that a configuration names; where it names none, the one that serves the usual socket, as on an appliance.
+/// Without a path it is the usual file, where there is one.
 ///
 /// # Errors
 /// What is wrong with the file.
@@ -36,7 +37,9 @@ pub fn broker(path: Option<&Path>) -> Result<Option<Client>, CliError> {
         Some(path) => Config::load(path)?,
         None => Config::load_default()?,
     };
-    Ok(config.broker.map(|broker| Client::new(&broker.socket)))
+    let usual = || Some(BrokerConfig::default()).filter(|broker| broker.socket.exists());
+    let broker = config.broker.or_else(usual);
+    Ok(broker.map(|broker| Client::new(&broker.socket)))
 }
 
 /// What a configuration says of disks. Without a path it is the usual file, where there is one.

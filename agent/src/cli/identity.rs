@@ -8,6 +8,7 @@ use mt_identity::{Passphrase, backup};
 use serde_json::json;
 
 use super::output::{ServiceArgs, print, print_json, seconds_between, span_text, table, time_text};
+use super::ownership::become_owner_of;
 use super::register::passphrase_in;
 use super::screen::clean;
 use crate::config::{Config, DEFAULT_PATH};
@@ -265,6 +266,14 @@ pub fn import(args: &ImportArgs) -> Result<ExitCode, CliError> {
             format!("cannot read the backup {}: {error}", args.path.display()),
         )
         .with_hint("name the file that \"mt-agent identity export\" wrote")
+    })?;
+    become_owner_of(&config.state_dir).map_err(|error| {
+        let folder = config.state_dir.display();
+        CliError::new(
+            ExitCode::Unexpected,
+            format!("cannot go on as the owner of {folder}: {error}; nothing was imported"),
+        )
+        .with_hint("run it as root, with the target stopped")
     })?;
     let about = keeper::import(&config.state_dir, &bytes, &passphrase, args.replace)?;
     if args.json {

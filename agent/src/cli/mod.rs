@@ -10,6 +10,7 @@ pub mod identity;
 pub mod inspect;
 pub mod jobs;
 pub mod output;
+pub mod ownership;
 pub mod pair;
 pub mod points;
 pub mod register;

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use super::config::scope;
 use super::output::{ServiceArgs, print, print_json};
+use super::ownership::give_to_server_of;
 use super::screen::clean;
 use crate::disks::format::{Formatted, format};
 use crate::error::{CliError, ExitCode};
@@ -66,6 +67,18 @@ pub async fn init(args: &InitArgs) -> Result<ExitCode, CliError> {
     let mut answer = None;
     if let Some(disk) = &args.disk {
         answer = make_volume(args, disk, &client).await?;
+    }
+    if answer.is_none() {
+        let volume: RetentionDoc = client.decode(client.get("/v1/retention").await?)?;
+        if let Some(folder) = volume
+            .folder
+            .as_ref()
+            .map(Path::new)
+            .filter(|folder| folder.is_dir())
+        {
+            give_to_server_of(client.socket(), folder)
+                .map_err(|error| failed(&format!("give {} to the agent's user", folder.display()), error))?;
+        }
     }
     let answer = match answer {
         Some(answer) => answer,

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::output::{ServiceArgs, print, print_json, time_text};
+use super::ownership::become_owner_of;
 use super::screen::clean;
 use crate::config::Config;
 use crate::error::{CliError, ExitCode};
@@ -541,6 +542,7 @@ fn rebuild_here(machine: &str, path: &Path, quiet: bool) -> Result<u64, CliError
         source,
     };
     let fail = |source| store_error(machine, source);
+    become_owner_of(path).map_err(|source| io("go on as the owner of", source))?;
     let mut storage = FileStorage::open(path).map_err(|source| io("open", source))?;
     mt_retention::restore_superblocks(&mut storage).map_err(fail)?;
     catalogue::remove(path).map_err(|error| crate::machines::registry::catalogue_error(path, error))?;

@@ -8,7 +8,7 @@ use clap::Args;
 use super::config::scope_of;
 use super::source::stop_on_signal;
 use crate::broker::client::Client;
-use crate::config::{Config, DEFAULT_PATH};
+use crate::config::{BrokerConfig, Config, DEFAULT_PATH};
 use crate::disks::access::DiskAccess;
 use crate::error::{CliError, ExitCode};
 use crate::status::server;
@@ -20,6 +20,10 @@ pub struct TargetArgs {
     /// Configuration file
     #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
     pub config: PathBuf,
+    /// Have a broker open the disks, also where the configuration has no
+    /// section [broker]
+    #[arg(long)]
+    pub broker: bool,
 }
 
 /// Runs the target until it is told to stop.
@@ -32,7 +36,11 @@ pub async fn run(args: &TargetArgs) -> Result<ExitCode, CliError> {
         state_dir: config.state_dir.clone(),
         listen: config.listen,
         control: (!config.plain).then_some(config.control),
-        disks: match &config.broker {
+        disks: match config
+            .broker
+            .clone()
+            .or_else(|| args.broker.then(BrokerConfig::default))
+        {
             Some(broker) => DiskAccess::Broker(Client::new(&broker.socket)),
             None => DiskAccess::Own(scope_of(&config)),
         },

@@ -101,6 +101,12 @@ impl Client {
         Self { path }
     }
 
+    /// The socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.path
+    }
+
     /// Reads a document.
     ///
     /// # Errors

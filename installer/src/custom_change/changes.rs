@@ -11,7 +11,7 @@ use super::node::Node;
 pub const BLOCK_BEGIN: &str = "# BEGIN master-target (made by mt-installer; what is outside is yours)";
 /// Last line of such a block.
 pub const BLOCK_END: &str = "# END master-target";
-/// Group whose members may read status.
+/// Group whose members may read status, and user that the target runs as.
 pub const GROUP: &str = "master-target";
 
 /// Opening for SSH in the packet filter.
@@ -79,6 +79,11 @@ pub enum Action {
     },
     /// A group in the group file.
     Group,
+    /// A user in the user file, without a password.
+    User {
+        /// Number of its group.
+        group: u32,
+    },
 }
 
 /// One change.
@@ -172,18 +177,25 @@ impl Change {
                     Err(_) => Outcome::Refused("a file that is no text".to_owned()),
                 }
             }
-            (Action::Group, Node::File { bytes, mode, owner }) => match std::str::from_utf8(bytes) {
-                Ok(old) => match with_group(old, GROUP) {
+            (Action::Group | Action::User { .. }, Node::File { bytes, mode, owner }) => {
+                let Ok(old) = std::str::from_utf8(bytes) else {
+                    return Outcome::Refused("a file that is no text".to_owned());
+                };
+                let text = match &self.action {
+                    Action::User { group } => with_user(old, GROUP, *group),
+                    _ => with_group(old, GROUP),
+                };
+                match text {
                     Some(text) => put(Node::File {
                         bytes: text.into_bytes(),
                         mode: *mode,
                         owner: *owner,
                     }),
-                    None => Outcome::Refused("a group file without a free number from 100 to 999".to_owned()),
-                },
-                Err(_) => Outcome::Refused("a group file that is no text".to_owned()),
-            },
+                    None => Outcome::Refused("a file without a free number from 100 to 999".to_owned()),
+                }
+            }
             (Action::Group, Node::Absent) => Outcome::Refused("no group file".to_owned()),
+            (Action::User { .. }, Node::Absent) => Outcome::Refused("no user file".to_owned()),
             (_, Node::File { .. }) => Outcome::Refused("a file".to_owned()),
             (_, Node::Link { target }) => Outcome::Refused(format!("a link to {target}")),
             (_, Node::Folder { .. }) => Outcome::Refused("a folder".to_owned()),
@@ -224,21 +236,49 @@ fn without_block(text: &str) -> String {
 
 /// A group file with this group in it; `None` when no number for a system's group is free.
 fn with_group(old: &str, name: &str) -> Option<String> {
-    let groups = || old.lines().map(|line| line.split(':').collect::<Vec<_>>());
-    if groups().any(|fields| fields.first() == Some(&name)) {
+    with_account(old, name, |number| format!("{name}:x:{number}:"), None)
+}
+
+/// A user file with this user in it; `None` when no number for a system's user is free. It has no password, no shell and no
+/// folder of its own.
+fn with_user(old: &str, name: &str, group: u32) -> Option<String> {
+    let line = |number| format!("{name}:*:{number}:{group}:Master target:/nonexistent:/usr/sbin/nologin");
+    with_account(old, name, line, Some(group))
+}
+
+/// Number of the group, as [`with_group`] finds or gives it.
+#[must_use]
+pub fn group_number(old: &str) -> Option<u32> {
+    let text = with_group(old, GROUP)?;
+    let mut lines = text.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let own = lines.find(|fields| fields.first() == Some(&GROUP))?;
+    own.get(2)?.parse().ok()
+}
+
+fn with_account(
+    old: &str,
+    name: &str,
+    line: impl FnOnce(u32) -> String,
+    wanted: Option<u32>,
+) -> Option<String> {
+    let accounts = || old.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    if accounts().any(|fields| fields.first() == Some(&name)) {
         return Some(old.to_owned());
     }
-    let taken: Vec<u32> = groups()
+    let taken: Vec<u32> = accounts()
         .filter_map(|fields| fields.get(2).and_then(|number| number.parse().ok()))
         .collect();
     // From above, as systemd-sysusers does.
-    let number = (100..=999).rev().find(|number| !taken.contains(number))?;
+    let number = wanted
+        .into_iter()
+        .chain((100..=999).rev())
+        .find(|number| (100..=999).contains(number) && !taken.contains(number))?;
     let separator = if old.is_empty() || old.ends_with('\n') {
         ""
     } else {
         "\n"
     };
-    Some(format!("{old}{separator}{name}:x:{number}:\n"))
+    Some(format!("{old}{separator}{}\n", line(number)))
 }
 
 /// Rules of the distribution that assemble or activate what they find; a file of the same name below `/etc` takes
@@ -294,6 +334,12 @@ const UNITS: &[(&str, &str, &str, &[u8])] = &[
         include_bytes!("../../../agent/systemd/master-target.service"),
     ),
     (
+        "usr/lib/systemd/system/master-target-broker.service",
+        "etc/systemd/system/multi-user.target.wants/master-target-broker.service",
+        "/usr/lib/systemd/system/master-target-broker.service",
+        include_bytes!("../../../agent/systemd/master-target-broker.service"),
+    ),
+    (
         "usr/lib/systemd/system/master-target-firewall.service",
         "etc/systemd/system/sysinit.target.wants/master-target-firewall.service",
         "/usr/lib/systemd/system/master-target-firewall.service",
@@ -337,6 +383,8 @@ pub struct Facts {
     pub firewall: bool,
     /// More ports that are open.
     pub ports: Vec<Port>,
+    /// Number of the group of the target's user.
+    pub group: u32,
     /// Programs to be put in place: path below the root, content.
     pub programs: Vec<(&'static str, Vec<u8>)>,
 }
@@ -348,6 +396,7 @@ impl Default for Facts {
             ssh_enabled: false,
             firewall: true,
             ports: Vec::new(),
+            group: 999,
             programs: Vec::new(),
         }
     }
@@ -510,7 +559,9 @@ pub fn all(facts: &Facts) -> Vec<Change> {
         file(include_bytes!("../../../agent/systemd/sysusers.conf"), 0o644),
     );
     add("group", "etc/group", Action::Group);
-    add("agent", "var/lib/master-target", Action::Folder { mode: 0o700 });
+    add("user", "etc/passwd", Action::User { group: facts.group });
+    // The target's own folder in it is made by its unit.
+    add("agent", "var/lib/master-target", Action::Folder { mode: 0o711 });
     add(
         "agent",
         "etc/master-target/agent.toml",

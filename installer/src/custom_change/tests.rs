@@ -22,6 +22,10 @@ fn debian() -> tempfile::TempDir {
         fs::write(path, text).unwrap();
     };
     put("etc/group", "root:x:0:\nusers:x:100:\nnogroup:x:65534:\n");
+    put(
+        "etc/passwd",
+        "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/:/bin/false",
+    );
     put("etc/mdadm/mdadm.conf", "MAILADDR root@example.org\nAUTO +all\n");
     put("etc/lvm/lvmlocal.conf", "local {\n  system_id = \"mine\"\n}");
     put("etc/default/kdump-tools", "USE_KDUMP=0\nKDUMP_NUM_DUMPS=7\n");
