@@ -65,6 +65,7 @@ fn assert_healthy(vm: &mut Vm) {
     assert_eq!(state.trim(), "running");
     for unit in [
         "master-target",
+        "master-target-broker",
         "master-target-firewall",
         "master-target-first-boot",
         "master-target-scsi-ids",

@@ -22,10 +22,50 @@ use appliance::{HOST, PASSWORD, disk_of, environment, given_ova, log_in, succeed
 use common::mt_image_ok;
 use vm::{Firmware, Restart, Vm};
 
-/// The strictest start, with the wizard's answers, to login, agent, answers and the identity of the disk. The other tests
-/// start the same disk under BIOS.
+/// A machine comes home to a point, on the appliance itself: its services as they are, the disk and the retention disk on PVSCSI.
+/// What is sent is a file of the appliance's; source and target are two processes of one machine here.
+const FAILBACK: &str = r#"set -e
+D() { for f in /sys/block/sd*/device/wwid; do
+    if [ "$(cat $f)" = naa.5000c2900000000$1 ]; then echo $f | cut -d/ -f4; fi
+done; }
+served() { n=0; until mt-agent status > /dev/null 2>&1; do n=$((n + 1)); [ $n -lt 60 ]; sleep 1; done; }
+printf '[retention]\nfolder = "/retention"\n' >> /etc/master-target/agent.toml
+systemctl restart master-target
+served
+head -c 3000000 /dev/urandom > /root/disk.img
+truncate -s 64M /root/disk.img
+cp /root/disk.img /root/first.img
+mt-agent identity show > /root/identity
+sed -n 's/^PASSPHRASE *//p' /root/identity > /root/passphrase
+CA=$(grep -o 'sha256:[0-9a-f]*' /root/identity | head -n 1)
+mt-agent register --target 127.0.0.1 --name db01 --ca-fingerprint $CA --passphrase-file /root/passphrase
+mt-agent machines approve db01
+mt-agent pair add db01/scsi0:1 naa.5000c29000000002
+mt-agent retention init --disk naa.5000c29000000003
+send() { mt-agent source send --target 127.0.0.1:9443 --machine db01 --disk scsi0:1=/root/disk.img "$@"; }
+send --point-name first
+printf changed | dd of=/root/disk.img conv=notrunc bs=1 seek=1000000 status=none
+send
+cmp /root/disk.img /dev/$(D 2)
+# Who does it: no right but that of the ports, not root, and no disk opened by itself.
+target=$(systemctl show -P MainPID master-target)
+echo "target: $(stat -c %U /proc/$target) $(sed -n 's/^CapEff:[^0-9a-f]*//p' /proc/$target/status)"
+echo "broker: $(stat -c %U $(echo /proc/$(systemctl show -P MainPID master-target-broker)))"
+setpriv --reuid master-target --regid master-target --clear-groups head -c 1 /dev/$(D 2) && exit 1
+disk=$(D 2)
+mt-agent failover db01 --to first
+# The kernel's device is gone, so that the VMDK can be detached; it is looked for again to see what is on it.
+echo "released: $([ -e /sys/block/$disk ] || echo yes)"
+for host in /sys/class/scsi_host/host*/scan; do echo '- - -' > $host; done
+udevadm settle
+cmp /root/first.img /dev/$(D 2)
+mt-agent commit db01
+"#;
+
+/// The strictest start, with the wizard's answers, to login, agent, answers and the identity of the disk; then a whole
+/// failback. The other tests start the same disk under BIOS.
 #[test]
-fn vm_the_ova_reaches_a_login_under_secure_boot() {
+fn vm_the_ova_under_secure_boot_brings_a_machine_home() {
     let Some(ova) = given_ova(&["qemu-system-x86_64", "qemu-img", "bsdtar", "xorriso", "openssl"]) else {
         return;
     };
@@ -41,6 +81,8 @@ fn vm_the_ova_reaches_a_login_under_secure_boot() {
     let folder = folder.path();
     let disk = disk_of(&ova, folder);
     let hash = succeed("openssl", &["passwd", "-6", PASSWORD].map(Path::new));
+    let script = folder.join("failback.sh");
+    fs::write(&script, FAILBACK).unwrap();
     let cd = environment(
         folder,
         &[
@@ -48,12 +90,25 @@ fn vm_the_ova_reaches_a_login_under_secure_boot() {
             ("guestinfo.timezone", "Europe/Berlin"),
             ("guestinfo.root_password_hash", hash.trim()),
         ],
-        &[],
+        &[&script],
     );
     let mut devices = Vec::new();
     let mut add = |option: &str, value: String| devices.extend([option.to_owned(), value]);
     for number in 0..4 {
         add("-device", format!("pvscsi,id=s{number}"));
+    }
+    for (number, mib) in [(2, 64), (3, 1_200)] {
+        let path = folder.join(format!("target{number}.img"));
+        fs::File::create(&path).unwrap().set_len(mib << 20).unwrap();
+        add(
+            "-drive",
+            format!("file={},if=none,id=t{number},format=raw", path.display()),
+        );
+        let name = format!("wwn=0x5000c2900000000{number},vendor=VMware,product=Virtual disk");
+        add(
+            "-device",
+            format!("scsi-hd,drive=t{number},bus=s1.0,scsi-id={number},{name}"),
+        );
     }
     add(
         "-drive",
@@ -80,6 +135,16 @@ fn vm_the_ova_reaches_a_login_under_secure_boot() {
     let secure =
         vm.shell("cat /sys/firmware/efi/efivars/SecureBoot-* 2>/dev/null | od -An -t u1 | awk '{print $5}'");
     assert_eq!(secure.trim(), "1", "Secure Boot");
+    let failback = vm.shell("mount -o ro /dev/sr0 /mnt && sh /mnt/failback.sh; echo code=$?");
+    assert!(failback.ends_with("code=0\n"), "{failback}");
+    for fact in [
+        "target: master-target 0000000000000400",
+        "broker: root",
+        "released: yes",
+    ] {
+        assert!(failback.contains(fact), "{fact}: {failback}");
+    }
+    assert_eq!(vm.failed_units(), "");
     vm.press("systemctl poweroff\r");
     vm.wait_for_end();
 }

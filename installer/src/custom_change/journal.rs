@@ -113,14 +113,19 @@ impl Store {
     /// They cannot be made.
     pub fn create(&self) -> Result<()> {
         use std::os::unix::fs::DirBuilderExt;
-        let steps = self.folder.join("steps");
-        for folder in [self.folder.join("backup"), steps] {
+        let make = |folder: &Path, mode| {
             fs::DirBuilder::new()
                 .recursive(true)
-                .mode(0o700)
-                .create(&folder)
-                .map_err(|error| Error::io("create", &folder, error))?;
+                .mode(mode)
+                .create(folder)
+                .map_err(|error| Error::io("create", folder, error))
+        };
+        // The folder above is passed through by the target, which is not root.
+        if let Some(above) = self.folder.parent() {
+            make(above, 0o711)?;
         }
+        make(&self.folder.join("backup"), 0o700)?;
+        make(&self.folder.join("steps"), 0o700)?;
         sync_folder(&self.folder)
     }
 

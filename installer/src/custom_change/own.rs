@@ -21,6 +21,9 @@ pub fn further_disks() -> Result<Vec<String>> {
     )
 }
 
+/// SCSI peripheral device type of drives for CD and DVD (SPC-4, table 58; the kernel has ATAPI drives as SCSI's).
+const SCSI_TYPE_OPTICAL: &str = "5";
+
 /// The same, of what the kernel says of mounts and swap.
 fn examine(sys: &Path, mountinfo: &str, swaps: &str) -> Result<Vec<String>> {
     let mut root_disks = BTreeSet::new();
@@ -47,6 +50,11 @@ fn examine(sys: &Path, mountinfo: &str, swaps: &str) -> Result<Vec<String>> {
     }
     let mut ids = Vec::new();
     for disk in others.difference(&root_disks) {
+        // A medium in a drive is no disk of the system's, such as the CD that the tarball came on.
+        let kind = fs::read_to_string(disk.join("device/type")).unwrap_or_default();
+        if kind.trim() == SCSI_TYPE_OPTICAL {
+            continue;
+        }
         let wwid = fs::read_to_string(disk.join("device/wwid")).unwrap_or_default();
         let name = disk
             .file_name()
@@ -197,6 +205,17 @@ mod tests {
             refused.to_string().contains("uses sdc, which shows no ID"),
             "{refused}"
         );
+    }
+
+    /// The medium that the tarball came on was once taken for a disk of the system's, and the step refused.
+    #[test]
+    fn a_medium_in_a_drive_is_no_disk() {
+        let sys = sysfs();
+        fs::write(sys.path().join("devices/sdc/device/type"), "5\n").unwrap();
+        let table = mounts(&[("8:1", "/"), ("8:32", "/mnt")]);
+        assert!(examine(sys.path(), &table, NO_SWAP).unwrap().is_empty());
+        fs::write(sys.path().join("devices/sdc/device/type"), "0\n").unwrap();
+        assert!(examine(sys.path(), &table, NO_SWAP).is_err());
     }
 
     #[test]
