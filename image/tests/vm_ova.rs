@@ -18,7 +18,7 @@ mod vm;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use appliance::{HOST, PASSWORD, disk_of, environment, given_ova, log_in, succeed};
+use appliance::{HOST, PASSWORD, SERVED, disk_of, environment, given_ova, log_in, succeed};
 use common::mt_image_ok;
 use vm::{Firmware, Restart, Vm};
 
@@ -29,15 +29,17 @@ D() { for f in /sys/block/sd*/device/wwid; do
     if [ "$(cat $f)" = naa.5000c2900000000$1 ]; then echo $f | cut -d/ -f4; fi
 done; }
 served() { n=0; until mt-agent status > /dev/null 2>&1; do n=$((n + 1)); [ $n -lt 60 ]; sleep 1; done; }
+# Before anything else: a restart forgets the passphrase that nobody has seen.
+served
+mt-agent identity show > /root/identity
+sed -n 's/^PASSPHRASE *//p' /root/identity > /root/passphrase
+CA=$(grep -o 'sha256:[0-9a-f]*' /root/identity | head -n 1)
 printf '[retention]\nfolder = "/retention"\n' >> /etc/master-target/agent.toml
 systemctl restart master-target
 served
 head -c 3000000 /dev/urandom > /root/disk.img
 truncate -s 64M /root/disk.img
 cp /root/disk.img /root/first.img
-mt-agent identity show > /root/identity
-sed -n 's/^PASSPHRASE *//p' /root/identity > /root/passphrase
-CA=$(grep -o 'sha256:[0-9a-f]*' /root/identity | head -n 1)
 mt-agent register --target 127.0.0.1 --name db01 --ca-fingerprint $CA --passphrase-file /root/passphrase
 mt-agent machines approve db01
 mt-agent pair add db01/scsi0:1 naa.5000c29000000002
@@ -124,7 +126,7 @@ fn vm_the_ova_under_secure_boot_brings_a_machine_home() {
     add("-device", "ide-cd,bus=ide.1,drive=c1".to_owned());
     let mut vm = Vm::start(folder, Firmware::SecureBoot, Restart::Ends, &devices);
     log_in(&mut vm);
-    let agent = vm.shell("systemctl is-active master-target && mt-agent status >/dev/null && echo served");
+    let agent = vm.shell(SERVED);
     assert_eq!(agent, "active\nserved\n");
     assert_eq!(vm.failed_units(), "");
     let zone = vm.shell("readlink /etc/localtime");

@@ -18,6 +18,10 @@ pub const HOST: &str = "failback1";
 /// Password of its root.
 pub const PASSWORD: &str = "correct horse";
 
+/// Says that the agent is active and served. A login may come before it is: it starts beside the rest.
+pub const SERVED: &str = "n=0; until mt-agent status > /dev/null 2>&1 || [ $n -gt 60 ]; do n=$((n + 1)); sleep 1; done; \
+                          systemctl is-active master-target; mt-agent status > /dev/null && echo served";
+
 /// The appliance file, where the machine can run it.
 pub fn given_ova(programs: &[&str]) -> Option<PathBuf> {
     let Some(path) = std::env::var_os("MT_OVA") else {
