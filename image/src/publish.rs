@@ -209,11 +209,12 @@ pub fn refuse_same(input: &Path, output: &Path) -> Result<()> {
     if let (Ok(one), Ok(other)) = (input.metadata(), output.metadata())
         && (one.dev(), one.ino()) == (other.dev(), other.ino())
     {
-        let text = format!(
-            "{} is the same file as {}, which is to be read; nothing was written",
-            shown(output),
-            shown(input)
-        );
+        let which = if input == output {
+            "what is to be read".to_owned()
+        } else {
+            format!("the same file as {}, which is to be read", shown(input))
+        };
+        let text = format!("{} is {which}; nothing was written", shown(output));
         return Err(Error::new(Kind::Refused, text).hint("choose another name for the new file"));
     }
     Ok(())

@@ -194,7 +194,7 @@ fn odd_inputs_are_refused_at_once() {
             "is what",
         ),
         (&["spec", "check", &noise], 3, "no text in UTF-8"),
-        (&["ova", "verify", &noise], 9, "holds no number"),
+        (&["ova", "verify", &noise], 9, "the file is no tar"),
         (&["plan", "--spec", DEBIAN, "--version", "1<\"&;"], 2, "--version"),
         (
             &["plan", "--spec", DEBIAN, "--vmx", "99"],

@@ -53,7 +53,22 @@ cmp /root/disk.img /dev/$(D 2)
 target=$(systemctl show -P MainPID master-target)
 echo "target: $(stat -c %U /proc/$target) $(sed -n 's/^CapEff:[^0-9a-f]*//p' /proc/$target/status)"
 echo "broker: $(stat -c %U $(echo /proc/$(systemctl show -P MainPID master-target-broker)))"
-setpriv --reuid master-target --regid master-target --clear-groups head -c 1 /dev/$(D 2) && exit 1
+# Who has taken over the target runs as its user. He opens no disk, reads nothing of root's, and the broker opens for him what
+# root has paired under that name, and nothing else.
+stolen() { setpriv --reuid master-target --regid master-target --init-groups --bounding-set -all "$@"; }
+for file in /dev/$(D 2) /dev/$(D 3) /dev/$(cat /run/mt-system/disk) /dev/mem /proc/kcore /etc/shadow /root/identity \
+    /var/lib/master-target-broker/pairs.json /var/lib/master-target/custom-change/journal; do
+    stolen head -c 1 $file > /root/read 2>&1 && echo "STOLEN: $file"
+done
+ask() { stolen perl -MIO::Socket::UNIX -e '
+    $s = IO::Socket::UNIX->new("/run/master-target-broker/broker.sock") or die "no broker: $!";
+    print $s pack("N/a*", $ARGV[0]); $s->flush; read $s, $l, 4; read $s, $d, unpack("N", $l); print "$d\n";' "$1"; }
+for request in '{"verb":"open","pair":"db01/other","purpose":"write"}' \
+    '{"verb":"record","pair":"db01/other","scsi_id":"naa.5000c29000000003","overwrite":true}' \
+    '{"verb":"forget","pair":"db01/scsi0:1"}' '{"verb":"open","pair":"../../dev/sda","purpose":"write"}'; do
+    echo "asked: $(ask "$request" | cut -c1-19)"
+done
+stolen mt-agent pair add db01/other naa.5000c29000000003 --overwrite naa.5000c29000000003 && echo "STOLEN: a pair"
 disk=$(D 2)
 mt-agent failover db01 --to first
 # The kernel's device is gone, so that the VMDK can be detached; it is looked for again to see what is on it.
@@ -146,6 +161,9 @@ fn vm_the_ova_under_secure_boot_brings_a_machine_home() {
     ] {
         assert!(failback.contains(fact), "{fact}: {failback}");
     }
+    assert!(!failback.contains("STOLEN"), "{failback}");
+    let refused = failback.matches("asked: {\"answer\":\"failed\"").count();
+    assert_eq!(refused, 4, "{failback}");
     assert_eq!(vm.failed_units(), "");
     vm.press("systemctl poweroff\r");
     vm.wait_for_end();

@@ -2,7 +2,9 @@
 //! write, everybody is told why, and the agent lives on to serve the next one.
 
 use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
+use mt_tests::agent::PATIENCE;
 use mt_tests::data::{Fill, MIB, Random, assert_same, fill};
 use mt_tests::disks::Canaries;
 use mt_tests::lab::{Lab, PAIR};
@@ -43,9 +45,18 @@ fn scene() -> Scene {
 
 impl Scene {
     fn open(&self) -> Peer {
-        let (peer, answer) = Peer::open(self.lab.address, "db01", "scsi0:1", SIZE);
-        assert!(matches!(answer, Message::PairOpened(_)), "{answer:?}");
-        peer
+        let begin = Instant::now();
+        loop {
+            let (peer, answer) = Peer::open(self.lab.address, "db01", "scsi0:1", SIZE);
+            // A session that was refused lets go of its pair a moment after it said so.
+            let busy = matches!(&answer, Message::Refused(refusal) if refusal.code == ErrorCode::PairBusy);
+            if busy && begin.elapsed() < PATIENCE {
+                std::thread::sleep(Duration::from_millis(20));
+                continue;
+            }
+            assert!(matches!(answer, Message::PairOpened(_)), "{answer:?}");
+            return peer;
+        }
     }
 
     /// The target has refused the peer with one of these codes, wrote nothing, and goes on.

@@ -104,15 +104,7 @@ impl Broker {
     /// Answers one request; with an open disk, where that is the answer. Blocks on disks.
     pub fn answer(&self, role: Role, request: &Request) -> (Answer, Option<Arc<BlockDevice>>) {
         if !role.may(request) {
-            let text = "this user may not ask the broker for that";
-            return (
-                failed(
-                    text.to_owned(),
-                    Some("run it as root".to_owned()),
-                    ExitCode::Refused,
-                ),
-                None,
-            );
+            return (not_allowed(), None);
         }
         match request {
             Request::Open { pair, purpose } => match self.open(pair, *purpose) {
@@ -250,6 +242,11 @@ fn failed(message: String, hint: Option<String>, code: ExitCode) -> Answer {
     }
 }
 
+fn not_allowed() -> Answer {
+    let text = "this user may not ask the broker for that".to_owned();
+    failed(text, Some("run it as root".to_owned()), ExitCode::Refused)
+}
+
 fn explained(error: &impl Explain) -> Answer {
     failed(error.to_string(), error.hint(), error.exit_code())
 }
@@ -333,6 +330,11 @@ pub async fn run(settings: Settings, mut stop: watch::Receiver<bool>) -> Result<
 fn talk(broker: &Broker, socket: &UnixStream, role: Role) -> io::Result<()> {
     socket.set_read_timeout(Some(CLIENT_TIME_MAX))?;
     socket.set_write_timeout(Some(CLIENT_TIME_MAX))?;
+    if role == Role::Nobody {
+        // Whatever it is: who may ask nothing holds no place while it thinks about it.
+        let document = serde_json::to_vec(&not_allowed()).map_err(io::Error::other)?;
+        return send(socket, &document, None);
+    }
     let Some((document, descriptor)) = receive(socket, REQUEST_BYTES_MAX)? else {
         return Ok(());
     };
@@ -535,5 +537,9 @@ mod tests {
         let (one, two) = UnixStream::pair().unwrap();
         drop(one);
         talk(&lab.broker, &two, Role::Root).unwrap();
+        // Nothing is waited for from somebody who may ask nothing.
+        let (one, two) = UnixStream::pair().unwrap();
+        talk(&lab.broker, &two, Role::Nobody).unwrap();
+        assert!(receive(&one, 4096).unwrap().is_some());
     }
 }

@@ -21,7 +21,7 @@ pub struct TargetArgs {
     #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
     pub config: PathBuf,
     /// Have a broker open the disks, also where the configuration has no
-    /// section [broker]
+    /// section "broker"
     #[arg(long)]
     pub broker: bool,
 }

@@ -246,7 +246,7 @@ fn with_user(old: &str, name: &str, group: u32) -> Option<String> {
     with_account(old, name, line, Some(group))
 }
 
-/// Number of the group, as [`with_group`] finds or gives it.
+/// Number of the group, as the change of the group file finds or gives it.
 #[must_use]
 pub fn group_number(old: &str) -> Option<u32> {
     let text = with_group(old, GROUP)?;
