@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use mt_blockdev::scsi::ScsiId;
@@ -248,6 +249,10 @@ impl Config {
             path: path.to_owned(),
             source,
         };
+        // Looked at first: opening a pipe would wait for somebody to write into it.
+        if std::fs::metadata(path).map_err(fail)?.file_type().is_fifo() {
+            return Err(fail(std::io::Error::other("it is not a regular file")));
+        }
         let file = File::open(path).map_err(fail)?;
         if !file.metadata().map_err(fail)?.is_file() {
             return Err(fail(std::io::Error::other("it is not a regular file")));
@@ -312,7 +317,7 @@ impl Config {
             config.socket_group = account_name(group, "socket_group", "group")?;
         }
         if let Some(broker) = &raw.broker {
-            config.broker = Some(broker_config(broker)?);
+            config.broker = Some(broker_config(broker, &config)?);
         }
         if let Some(listen) = &raw.target.listen {
             config.listen = address(listen, "listen", DEFAULT_LISTEN)?;
@@ -373,16 +378,32 @@ fn socket_path(value: &Spanned<String>) -> Result<PathBuf, Fault> {
     ))
 }
 
-fn broker_config(raw: &RawBroker) -> Result<BrokerConfig, Fault> {
+fn broker_config(raw: &RawBroker, config: &Config) -> Result<BrokerConfig, Fault> {
     let mut broker = BrokerConfig::default();
     if let Some(socket) = &raw.socket {
         broker.socket = socket_path(socket)?;
+        if broker.socket == config.socket {
+            let found = "socket is the one of [agent]".to_owned();
+            return Err(Fault::at(socket, found, "give each of the two its own"));
+        }
     }
     if let Some(user) = &raw.user {
         broker.user = account_name(user, "user", "user")?;
+        if broker.user == "root" {
+            let hint = "name the user that the target runs as; a target that is root needs no broker";
+            return Err(Fault::at(
+                user,
+                "user is root, who may do all that a broker keeps from him",
+                hint,
+            ));
+        }
     }
     if let Some(state_dir) = &raw.state_dir {
         broker.state_dir = absolute_path(state_dir, "state_dir")?;
+        if broker.state_dir == config.state_dir {
+            let found = "state_dir is the one of [agent], whose user may write to it".to_owned();
+            return Err(Fault::at(state_dir, found, "give the broker a folder of root's"));
+        }
     }
     Ok(broker)
 }

@@ -33,7 +33,7 @@ pub mod operator;
 pub mod own;
 
 use changes::{Change, Facts, Outcome};
-use journal::{Stamp, Store};
+use journal::{Stamp, Store, hex};
 use node::Node;
 
 /// Version of the stamp.
@@ -105,6 +105,8 @@ pub fn run(
         return Err(done_before(&store, &stamp, say));
     }
     let steps = operator::list(&operator::folder(&root, request.tarball.as_deref()))?;
+    // Nothing at all is written where a link leads out of the root, the notes of this step included.
+    stays_within(&root, &store.folder().join("lock"))?;
     store.create()?;
     let _lock = lock(&store)?;
     // Again, under the lock.
@@ -373,12 +375,7 @@ fn facts(root: &Path, request: &Request) -> Result<Facts> {
             ("mt-agent", "usr/bin/mt-agent"),
             ("mt-installer", "usr/sbin/mt-installer"),
         ] {
-            let from = tarball.join(name);
-            let bytes = fs::read(&from).map_err(|error| {
-                Error::io("read", &from, error)
-                    .hint("unpack the whole tarball and run the step from its folder")
-            })?;
-            programs.push((path, bytes));
+            programs.push((path, program(tarball, name)?));
         }
     }
     // Where there is none, or it is no text, the change of the group file says so.
@@ -391,6 +388,43 @@ fn facts(root: &Path, request: &Request) -> Result<Facts> {
         ports: told.firewall.ports,
         programs,
     })
+}
+
+/// Reads a program of the unpacked tarball, and holds it against the list of digests there.
+fn program(tarball: &Path, name: &str) -> Result<Vec<u8>> {
+    let from = tarball.join(name);
+    let whole = "unpack the whole tarball and run the step from its folder";
+    let read = |path: &Path| {
+        let plain = path.symlink_metadata().and_then(|found| {
+            if found.is_file() {
+                fs::read(path)
+            } else {
+                Err(std::io::Error::other("it is no plain file"))
+            }
+        });
+        plain.map_err(|error| Error::io("read", path, error).hint(whole))
+    };
+    let bytes = read(&from)?;
+    let sums = tarball.join("SHA256SUMS");
+    let list = String::from_utf8_lossy(&read(&sums)?).into_owned();
+    let found = hex(&Sha256::digest(&bytes));
+    let listed = list.lines().find_map(|line| {
+        let (digest, file) = line.split_once("  ")?;
+        (file.trim_start_matches("./") == name).then_some(digest)
+    });
+    if listed == Some(found.as_str()) {
+        return Ok(bytes);
+    }
+    Err(Error::new(
+        Kind::Faults,
+        format!(
+            "{} is not as it was made: it has SHA-256 {found}, {} says {}; nothing was changed",
+            shown(&from),
+            shown(&sums),
+            listed.map_or_else(|| "nothing of it".to_owned(), printable)
+        ),
+    )
+    .hint("unpack the tarball again and compare its SHA-256 with the one that was published"))
 }
 
 /// Decides every change; all that are refused are named in one error.

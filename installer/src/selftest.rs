@@ -10,6 +10,8 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -111,6 +113,16 @@ pub fn run(parent: &Path, say: &mut dyn FnMut(&str)) -> Result<Vec<Outcome>> {
                 .hint("run it with sudo"),
         );
     }
+    // What is mounted is this program's alone and goes with it, however it ends.
+    unshare(CloneFlags::CLONE_NEWNS)
+        .and_then(|()| {
+            let none = None::<&str>;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+        })
+        .map_err(|errno| {
+            let text = format!("cannot have a table of mounts of its own: {errno}");
+            Error::new(Kind::Unexpected, text).hint("run it outside of a container")
+        })?;
     let folder = tempfile::Builder::new()
         .prefix("mt-selftest-")
         .tempdir_in(parent)

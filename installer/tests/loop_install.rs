@@ -265,6 +265,54 @@ fn loop_an_image_that_cannot_be_made_has_no_plan() {
     assert!(plan.status.success(), "{}", text(&plan));
 }
 
+/// An image took the place of the payload that it was to be made from, and what lay under the name `IMAGE.part` was lost.
+#[test]
+fn loop_an_image_takes_the_place_of_no_input_and_of_nothing_beside_it() {
+    if !can_install("loop_an_image_takes_the_place_of_no_input_and_of_nothing_beside_it") {
+        return;
+    }
+    let folder = scratch();
+    let payload = payload(folder.path());
+    let digest = payload.with_extension("sha256");
+    let answers = folder.path().join("answers.ks");
+    fs::write(&answers, "lang en_US.UTF-8\n").unwrap();
+    let before = [&payload, &digest, &answers].map(|path| fs::read(path).unwrap());
+    let link = folder.path().join("link");
+    fs::hard_link(&payload, &link).unwrap();
+    let apply = |image: &Path| {
+        installer()
+            .args(["apply", "--force", "--size", "6442450944", "--memory", "1024"])
+            .arg("--answers")
+            .arg(&answers)
+            .arg("--image")
+            .arg(image)
+            .arg("--payload")
+            .arg(&payload)
+            .arg("--work")
+            .arg(folder.path())
+            .output()
+            .unwrap()
+    };
+    for image in [&payload, &digest, &answers, &link] {
+        let refused = apply(image);
+        assert_eq!(refused.status.code(), Some(5), "{}", text(&refused));
+        assert!(
+            text(&refused).contains("is to be read itself"),
+            "{}",
+            text(&refused)
+        );
+    }
+    let (victim, beside) = (folder.path().join("victim"), folder.path().join("k.img.part"));
+    fs::write(&victim, "kept").unwrap();
+    std::os::unix::fs::symlink(&victim, &beside).unwrap();
+    let made = apply(&folder.path().join("k.img"));
+    assert!(made.status.success(), "{}", text(&made));
+    assert_eq!(fs::read(&victim).unwrap(), b"kept");
+    assert!(beside.symlink_metadata().unwrap().is_symlink());
+    let after = [&payload, &digest, &answers].map(|path| fs::read(path).unwrap());
+    assert!(before == after);
+}
+
 #[test]
 fn loop_an_image_of_the_same_inputs_has_the_same_bytes() {
     if !can_install("loop_an_image_of_the_same_inputs_has_the_same_bytes") {
@@ -314,7 +362,9 @@ fn loop_an_image_of_the_same_inputs_has_the_same_bytes() {
     let left: Vec<_> = fs::read_dir(folder.path())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.ends_with(".part") || name.ends_with(".json") || name.starts_with("mt-install-"))
+        .filter(|name| {
+            name.starts_with(".mt-install-") || name.ends_with(".json") || name.starts_with("mt-install-")
+        })
         .collect();
     assert_eq!(left, Vec::<String>::new());
 }

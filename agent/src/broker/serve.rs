@@ -25,8 +25,10 @@ use crate::error::{CliError, ExitCode, Explain};
 use crate::model::PairName;
 use crate::status::socket::LocalSocket;
 
-/// Most connections at once; the target has one for each session that opens a disk.
-const CONNECTIONS_MAX: usize = 32;
+/// Most requests of the target that are answered at once: one for each session that opens a disk.
+const REQUESTS_MAX: usize = 32;
+/// Most that wait for that; more are closed unheard. Root waits behind none of them.
+const WAITING_MAX: usize = 128;
 /// How long a client may take to say what it wants, and to take the answer.
 const CLIENT_TIME_MAX: Duration = Duration::from_secs(5);
 
@@ -289,15 +291,11 @@ pub async fn run(settings: Settings, mut stop: watch::Receiver<bool>) -> Result<
         settings.socket.display(),
         settings.user
     );
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let (places, queue) = (
+        Arc::new(Semaphore::new(REQUESTS_MAX)),
+        Arc::new(Semaphore::new(REQUESTS_MAX + WAITING_MAX)),
+    );
     loop {
-        // Who comes when all places are taken waits in the socket's queue.
-        let place = tokio::select! {
-            place = Arc::clone(&places).acquire_owned() => place.map_err(|error| {
-                CliError::new(ExitCode::Unexpected, format!("the broker ended by a fault of ours: {error}"))
-            })?,
-            _ = stop.wait_for(|stop| *stop) => return Ok(()),
-        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
@@ -310,17 +308,36 @@ pub async fn run(settings: Settings, mut stop: watch::Receiver<bool>) -> Result<
                 continue;
             }
         };
-        let uid = socket.peer_cred().map(|peer| Uid::from_raw(peer.uid()));
-        let (broker, target) = (Arc::clone(&broker), settings.user);
-        tokio::task::spawn_blocking(move || {
-            let _place = place;
-            let result = uid.and_then(|uid| {
+        let role = match socket.peer_cred() {
+            Ok(peer) => Role::of(Uid::from_raw(peer.uid()), settings.user),
+            Err(error) => {
+                tracing::warn!("it cannot be told who connected: {error}");
+                continue;
+            }
+        };
+        let waits = match role {
+            Role::Root => None,
+            Role::Target | Role::Nobody => match Arc::clone(&queue).try_acquire_owned() {
+                Ok(waits) => Some(waits),
+                Err(_) => continue,
+            },
+        };
+        let (broker, places) = (Arc::clone(&broker), Arc::clone(&places));
+        tokio::spawn(async move {
+            let place = match &waits {
+                Some(_) => places.acquire_owned().await.ok(),
+                None => None,
+            };
+            let talked = tokio::task::spawn_blocking(move || {
+                let _held = (waits, place);
                 let socket = socket.into_std()?;
                 socket.set_nonblocking(false)?;
-                talk(&broker, &socket, Role::of(uid, target))
+                talk(&broker, &socket, role)
             });
-            if let Err(error) = result {
-                tracing::warn!("a request was not answered: {error}");
+            match talked.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!("a request was not answered: {error}"),
+                Err(error) => tracing::error!("a request ended by a fault of ours: {error}"),
             }
         });
     }

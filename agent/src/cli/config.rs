@@ -27,7 +27,7 @@ pub fn check(path: &Path) -> Result<ExitCode, CliError> {
     Ok(ExitCode::Done)
 }
 
-/// The broker that a configuration names; where it names none, the one that serves the usual socket, as on an appliance.
+/// The broker that a configuration names; where it names none, the one with the usual folder, as on an appliance.
 /// Without a path it is the usual file, where there is one.
 ///
 /// # Errors
@@ -37,7 +37,8 @@ pub fn broker(path: Option<&Path>) -> Result<Option<Client>, CliError> {
         Some(path) => Config::load(path)?,
         None => Config::load_default()?,
     };
-    let usual = || Some(BrokerConfig::default()).filter(|broker| broker.socket.exists());
+    // By the folder of its records and not by its socket, which is gone while it does not run.
+    let usual = || Some(BrokerConfig::default()).filter(|broker| broker.state_dir.exists());
     let broker = config.broker.or_else(usual);
     Ok(broker.map(|broker| Client::new(&broker.socket)))
 }

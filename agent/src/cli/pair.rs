@@ -141,12 +141,17 @@ async fn record(broker: &Client, args: &AddArgs) -> Result<bool, CliError> {
     })
 }
 
-/// Has the broker forget a pair.
-async fn forget(broker: Client, pair: &PairName) -> Result<(), CliError> {
-    let pair = pair.clone();
-    let done = spawn_blocking(move || broker.forget(&pair)).await;
-    done.map_err(interrupted)??;
-    Ok(())
+/// Has the broker forget a pair; whether it knew it.
+async fn forget(broker: Client, pair: &PairName) -> Result<bool, CliError> {
+    let name = pair.clone();
+    let done = spawn_blocking(move || broker.forget(&name)).await;
+    done.map_err(interrupted)?.map_err(|error| CliError {
+        message: format!("the target has no pair {pair} any more, and the broker still records it: {error}"),
+        hint: Some(format!(
+            "see \"systemctl status master-target-broker\", then again: mt-agent pair remove {pair}"
+        )),
+        exit_code: ExitCode::PartlyDone,
+    })
 }
 
 fn interrupted(error: tokio::task::JoinError) -> CliError {
@@ -168,15 +173,16 @@ pub async fn remove(args: &RemoveArgs) -> Result<ExitCode, CliError> {
         escape(&args.pair.disk)
     );
     let answer = client.delete(&path).await?;
-    if let Some(broker) = config::broker(args.config.as_deref())? {
-        forget(broker, &args.pair).await?;
-    }
+    let forgotten = match config::broker(args.config.as_deref())? {
+        Some(broker) => forget(broker, &args.pair).await?,
+        None => false,
+    };
     if args.service.json {
         print_json(&answer)?;
         return Ok(ExitCode::Done);
     }
     let PairRemovedDoc { removed, pair, .. } = client.decode(answer)?;
-    print(&match removed {
+    print(&match removed || forgotten {
         true => format!("{pair} is no pair any more; its disk was not touched\n"),
         false => format!("there was no pair {pair}; nothing was changed\n"),
     })?;

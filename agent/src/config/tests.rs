@@ -119,6 +119,21 @@ fn every_mistake_is_told_with_its_line() {
             "2: state_dir is integer `1`, expected a string",
             "",
         ),
+        (
+            "[broker]\nsocket = \"/run/master-target/agent.sock\"",
+            "2: socket is the one of [agent]",
+            "give each of the two its own",
+        ),
+        (
+            "[broker]\nuser = \"root\"",
+            "2: user is root, who may do all that a broker keeps from him",
+            "name the user that the target runs as; a target that is root needs no broker",
+        ),
+        (
+            "[agent]\nstate_dir = \"/a\"\n[broker]\nstate_dir = \"/a\"",
+            "4: state_dir is the one of [agent], whose user may write to it",
+            "give the broker a folder of root's",
+        ),
         ("agent = 3", "1: agent is integer `3`, expected a table", ""),
         (
             "[target]\nlisten = 9443",

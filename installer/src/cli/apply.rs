@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `mt-installer plan` and `mt-installer apply`.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use super::{say, say_json};
 use crate::answers::Answers;
@@ -203,7 +205,15 @@ pub fn run(arguments: &ApplyArguments) -> Result<()> {
         return Err(Error::new(Kind::Usage, format!("{} is no file", shown(tarball))));
     }
     let image = match &what.image {
-        Some(path) => Some(NewImage::create(path, plan.size)?),
+        Some(path) => {
+            let inputs = [
+                Some(arguments.payload.as_path()),
+                what.answers.as_deref(),
+                what.agent_tarball.as_deref(),
+            ];
+            refuse_inputs(path, inputs.into_iter().flatten())?;
+            Some(NewImage::create(path, plan.size, what.force)?)
+        }
         None => None,
     };
     let (target, names) = match (&image, &plan.disk) {
@@ -251,43 +261,73 @@ pub fn run(arguments: &ApplyArguments) -> Result<()> {
     }
 }
 
-/// An image in the making: it gets its name when it is whole.
+/// Refuses to put the image in the place of what it is made from, `--force` or not.
+fn refuse_inputs<'a>(image: &Path, inputs: impl Iterator<Item = &'a Path>) -> Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    let identity = |path: &Path| path.metadata().map(|found| (found.dev(), found.ino())).ok();
+    let Some(own) = identity(image) else { return Ok(()) };
+    for input in inputs {
+        let digest = input.with_extension("sha256");
+        if [input, &digest].iter().any(|path| identity(path) == Some(own)) {
+            return Err(Error::new(
+                Kind::Refused,
+                format!(
+                    "will not make the image {}: it is to be read itself; nothing was written",
+                    shown(image)
+                ),
+            )
+            .hint("choose another name for the image"));
+        }
+    }
+    Ok(())
+}
+
+/// An image in the making, in a folder of its own beside the place where it is to be: nobody else's file is there, and no
+/// link. It gets its name when it is whole.
 struct NewImage {
     target: PathBuf,
     part: PathBuf,
     state: PathBuf,
+    replaces: bool,
+    /// Removed with what is in it.
+    _folder: tempfile::TempDir,
 }
 
 impl NewImage {
-    fn create(path: &Path, size: u64) -> Result<Self> {
-        let path = std::path::absolute(path).map_err(|error| Error::io("find", path, error))?;
-        let beside = |ending: &str| {
-            let mut name = path.as_os_str().to_owned();
-            name.push(ending);
-            PathBuf::from(name)
-        };
-        let image = Self {
-            target: path.clone(),
-            part: beside(".part"),
-            state: beside(".state.json"),
-        };
-        let file = File::create(&image.part).map_err(|error| Error::io("create", &image.part, error))?;
-        file.set_len(size)
-            .map_err(|error| Error::io("create", &image.part, error))?;
-        Ok(image)
+    fn create(path: &Path, size: u64, replaces: bool) -> Result<Self> {
+        let target = std::path::absolute(path).map_err(|error| Error::io("find", path, error))?;
+        let beside = target.parent().unwrap_or(Path::new("/"));
+        let folder = tempfile::Builder::new()
+            .prefix(".mt-install-")
+            .tempdir_in(beside)
+            .map_err(|error| Error::io("create a folder in", beside, error))?;
+        let part = folder.path().join("image");
+        File::create_new(&part)
+            .and_then(|file| file.set_len(size))
+            .map_err(|error| Error::io("create", &part, error))?;
+        Ok(Self {
+            target,
+            state: folder.path().join("state.json"),
+            part,
+            replaces,
+            _folder: folder,
+        })
     }
 
     fn publish(&self) -> Result<()> {
-        let published = fs::rename(&self.part, &self.target);
-        published.map_err(|error| Error::io("publish", &self.target, error))
-    }
-}
-
-impl Drop for NewImage {
-    fn drop(&mut self) {
-        // Gone already when all went well; a part of an image is of no use.
-        let _ = fs::remove_file(&self.part);
-        let _ = fs::remove_file(&self.state);
+        let flags = if self.replaces {
+            RenameFlags::empty()
+        } else {
+            RenameFlags::RENAME_NOREPLACE
+        };
+        match renameat2(AT_FDCWD, &self.part, AT_FDCWD, &self.target, flags) {
+            Ok(()) => Ok(()),
+            Err(Errno::EEXIST) => Err(Error::new(
+                Kind::Refused,
+                format!("{} appeared meanwhile; it was left as it is", shown(&self.target)),
+            )),
+            Err(errno) => Err(Error::io("publish", &self.target, errno.into())),
+        }
     }
 }
 

@@ -181,6 +181,9 @@ impl Change {
                 let Ok(old) = std::str::from_utf8(bytes) else {
                     return Outcome::Refused("a file that is no text".to_owned());
                 };
+                if let Some(found) = unfit(old, &self.action) {
+                    return Outcome::Refused(found);
+                }
                 let text = match &self.action {
                     Action::User { group } => with_user(old, GROUP, *group),
                     _ => with_group(old, GROUP),
@@ -244,6 +247,29 @@ fn with_group(old: &str, name: &str) -> Option<String> {
 fn with_user(old: &str, name: &str, group: u32) -> Option<String> {
     let line = |number| format!("{name}:*:{number}:{group}:Master target:/nonexistent:/usr/sbin/nologin");
     with_account(old, name, line, Some(group))
+}
+
+/// Why the account that has our name already is not one that the target could run as.
+fn unfit(old: &str, action: &Action) -> Option<String> {
+    let mut lines = old.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let fields = lines.find(|fields| fields.first() == Some(&GROUP))?;
+    let number: Option<u32> = fields.get(2).and_then(|text| text.parse().ok());
+    let group = match action {
+        Action::User { .. } => fields.get(3).and_then(|text| text.parse().ok()),
+        _ => number,
+    };
+    let shell = fields.get(6).copied().unwrap_or_default();
+    let logs_in =
+        matches!(action, Action::User { .. }) && !shell.ends_with("/nologin") && !shell.ends_with("/false");
+    if number.is_none_or(|number| number == 0) || group.is_none_or(|group: u32| group == 0) {
+        return Some(format!("a file in which {GROUP} is root, or has no number"));
+    }
+    if logs_in {
+        return Some(format!(
+            "a file in which {GROUP} may log in: the target runs as that user"
+        ));
+    }
+    None
 }
 
 /// Number of the group, as the change of the group file finds or gives it.

@@ -309,9 +309,13 @@ fn a_link_that_leads_out_of_the_root_is_refused() {
 /// A tarball's folder with the programs and these steps.
 fn tarball(steps: &[(&str, &str)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
+    let mut sums = String::new();
     for name in ["mt-agent", "mt-installer"] {
         fs::write(folder.path().join(name), name).unwrap();
+        let digest = hex(&Sha256::digest(name));
+        sums += &format!("{digest}  {name}\n");
     }
+    fs::write(folder.path().join("SHA256SUMS"), sums).unwrap();
     fs::create_dir(folder.path().join("custom.d")).unwrap();
     fs::write(folder.path().join("custom.d/README"), "").unwrap();
     for (name, script) in steps {
@@ -331,6 +335,62 @@ fn with_tarball(root: &Path, tarball: &Path) -> Request {
         tarball: Some(tarball.to_owned()),
         ..request(root)
     }
+}
+
+/// Whoever runs the program itself, and not the script, has the files checked all the same.
+#[test]
+fn a_program_that_is_not_as_it_was_made_is_refused() {
+    for spoil in [
+        |folder: &Path| fs::write(folder.join("mt-agent"), "").unwrap(),
+        |folder: &Path| fs::remove_file(folder.join("SHA256SUMS")).unwrap(),
+        |folder: &Path| {
+            fs::remove_file(folder.join("mt-agent")).unwrap();
+            std::os::unix::fs::symlink("/etc/hostname", folder.join("mt-agent")).unwrap();
+        },
+    ] {
+        let root = debian();
+        let tarball = tarball(&[]);
+        spoil(tarball.path());
+        let before = picture(root.path());
+        assert!(apply(&with_tarball(root.path(), tarball.path()), &mut silent()).is_err());
+        assert_eq!(picture(root.path()), before);
+    }
+}
+
+/// What strangers talk to would be root, or somebody who logs in.
+#[test]
+fn an_account_of_our_name_that_is_more_than_that_is_refused() {
+    for (file, line) in [
+        ("etc/passwd", "master-target:x:0:0::/:/usr/sbin/nologin"),
+        ("etc/passwd", "master-target:x:990:0::/:/usr/sbin/nologin"),
+        ("etc/passwd", "master-target:x:990:990::/home/x:/bin/bash"),
+        ("etc/group", "master-target:x:0:"),
+    ] {
+        let root = debian();
+        let path = root.path().join(file);
+        let old = fs::read_to_string(&path).unwrap();
+        fs::write(&path, format!("{}\n{line}\n", old.trim_end())).unwrap();
+        let refused = apply(&request(root.path()), &mut silent()).unwrap_err();
+        assert!(refused.to_string().contains(file), "{line}: {refused}");
+    }
+    let root = debian();
+    let path = root.path().join("etc/passwd");
+    let old = fs::read_to_string(&path).unwrap();
+    fs::write(
+        &path,
+        format!("{old}\nmaster-target:x:990:990::/nonexistent:/bin/false\n"),
+    )
+    .unwrap();
+    assert!(apply(&request(root.path()), &mut silent()).is_ok());
+}
+
+#[test]
+fn nothing_is_written_where_a_link_leads_out_of_the_root() {
+    let (root, outside) = (debian(), tempfile::tempdir().unwrap());
+    fs::create_dir_all(root.path().join("var")).unwrap();
+    std::os::unix::fs::symlink(outside.path(), root.path().join("var/lib")).unwrap();
+    assert!(apply(&request(root.path()), &mut silent()).is_err());
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
 }
 
 #[test]
