@@ -268,6 +268,13 @@ pub struct Part {
     pub options: Option<String>,
 }
 
+/// Whether two names mean one disk as they are written: `vda` is `/dev/vda`.
+#[must_use]
+pub fn same_disk(one: &str, other: &str) -> bool {
+    let plain = |name: &str| name.strip_prefix("/dev/").unwrap_or(name).to_owned();
+    plain(one) == plain(other)
+}
+
 /// What a partition is for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -5,7 +5,7 @@
 //! Qualifiers are those of DSP0243 9.5.1 and VMware's bounds of numbers, separated by commas or spaces: `MinLen(1)`,
 //! `MaxLen(63)`, `MinValue(0)`, `MaxValue(9)`, `ValueMap{"a", "b"}`.
 
-use mt_installer::first_boot::settings::{KEYS, PREFIX};
+use mt_installer::first_boot::settings::misspelt;
 
 use super::is_xml_text;
 use super::judge::Judge;
@@ -33,7 +33,8 @@ fn one(judge: &mut Judge, index: usize, property: &Property) {
     judge.ensure(clean, place("key"), || {
         format!("{:?} is no key that begins with \"guestinfo.\"", property.key)
     });
-    if let Some(known) = misspelt(&property.key) {
+    // Without the prefix it was told above.
+    if let Some(known) = misspelt(&property.key).filter(|_| clean) {
         let text = format!("{} is read by nothing: did you mean {known}?", property.key);
         judge.fault(place("key"), text);
     }
@@ -73,22 +74,6 @@ fn one(judge: &mut Judge, index: usize, property: &Property) {
         }
         Err(text) => fault("qualifiers", text),
     }
-}
-
-/// The property of the appliance that a key seems to mean and misses. Keys that are like none of them are an operator's
-/// own, for steps of `custom.d/`.
-fn misspelt(key: &str) -> Option<String> {
-    let name = key.strip_prefix(PREFIX)?;
-    if KEYS.contains(&name) {
-        return None;
-    }
-    // The guest's tools give keys as they are written, so that the appliance finds no other case.
-    let plain = name.to_ascii_lowercase().replace(['-', '.'], "_");
-    let known = KEYS.iter().find(|known| {
-        let distance = strsim::damerau_levenshtein(&plain, known);
-        distance <= 2 && distance * 3 <= known.len()
-    })?;
-    Some(format!("{PREFIX}{known}"))
 }
 
 /// An empty default is none: the operator has to say, or nothing is said.

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use super::{say, say_json};
-use crate::answers::Answers;
+use crate::answers::{Answers, same_disk};
 use crate::command::require_root;
 use crate::error::{Error, Kind, Result, shown};
 use crate::execute::{Event, Job, execute};
@@ -88,7 +88,8 @@ fn answers(what: &What) -> Result<Answers> {
         None => Answers::default(),
     };
     if let Some(disk) = &what.disk {
-        if answers.storage.disk.as_ref().is_some_and(|named| named != disk) {
+        let named = answers.storage.disk.as_ref();
+        if named.is_some_and(|named| !same_disk(named, disk)) {
             return Err(Error::new(
                 Kind::Config,
                 format!("--disk names {disk}, the answers name another disk; nothing was written"),

@@ -48,19 +48,40 @@ pub fn run(verb: Verb) -> Result<()> {
         Verb::Check { file } => {
             let given = source::from_file(&file)?;
             let zone_exists = |zone: &str| Path::new("/usr/share/zoneinfo").join(zone).is_file();
-            match settings::read(&given.properties, &zone_exists) {
-                Ok(_) => say(&format!("{}: good", given.sources.join(", "))),
-                Err(faults) => {
-                    for fault in &faults {
-                        say(&printable(&fault.to_string()))?;
-                    }
-                    Err(Error::new(
-                        Kind::Faults,
-                        format!("{} properties cannot be used", faults.len()),
-                    )
-                    .hint("one fault refuses all settings: correct them in the deployment"))
-                }
+            let read = settings::read(&given.properties, &zone_exists);
+            let mut faults: Vec<String> = read
+                .err()
+                .into_iter()
+                .flatten()
+                .map(|fault| fault.to_string())
+                .collect();
+            let missed = given.properties.keys().filter_map(|key| {
+                let meant = settings::misspelt(key)?;
+                Some(format!("{key}: nothing reads it; did you mean {meant}?"))
+            });
+            faults.extend(missed);
+            if faults.is_empty() {
+                let known = |key: &&&str| {
+                    given
+                        .properties
+                        .contains_key(&format!("{}{key}", settings::PREFIX))
+                };
+                let names: Vec<&str> = settings::KEYS.iter().filter(known).copied().collect();
+                let what = if names.is_empty() {
+                    "no property in it is the master target's".to_owned()
+                } else {
+                    names.join(", ")
+                };
+                return say(&format!("{}: good: {what}", given.sources.join(", ")));
             }
+            for fault in &faults {
+                say(&printable(fault))?;
+            }
+            Err(Error::new(
+                Kind::Faults,
+                format!("{} properties cannot be used", faults.len()),
+            )
+            .hint("one fault refuses all settings: correct them in the deployment"))
         }
     }
 }

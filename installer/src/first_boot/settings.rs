@@ -29,6 +29,25 @@ pub const KEYS: &[&str] = &[
     "retention_disk",
 ];
 
+/// The property of ours that a key seems to mean and misses. Keys that are like none of them are an operator's own, for steps
+/// of `custom.d/`.
+#[must_use]
+pub fn misspelt(key: &str) -> Option<String> {
+    let name = match key.strip_prefix(PREFIX) {
+        Some(name) if KEYS.contains(&name) => return None,
+        Some(name) => name,
+        // Where the prefix was left away, nothing else may be wrong.
+        None => return KEYS.contains(&key).then(|| format!("{PREFIX}{key}")),
+    };
+    // The guest's tools give keys as they are written, so that no other case is found.
+    let plain = name.to_ascii_lowercase().replace(['-', '.'], "_");
+    let known = KEYS.iter().find(|known| {
+        let distance = strsim::damerau_levenshtein(&plain, known);
+        distance <= 2 && distance * 3 <= known.len()
+    })?;
+    Some(format!("{PREFIX}{known}"))
+}
+
 /// An address and the net it is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Address {
@@ -507,5 +526,20 @@ mod tests {
         }
         let all = of(&[("hostname", "-"), ("address", "x"), ("timezone", "x")]).unwrap_err();
         assert_eq!(all.len(), 3, "all faults are told at once");
+    }
+
+    #[test]
+    fn keys_that_miss_ours_are_known_and_others_are_left() {
+        for (key, meant) in [
+            ("guestinfo.hostnam", "hostname"),
+            ("guestinfo.Hostname", "hostname"),
+            ("hostname", "hostname"),
+            ("guestinfo.ssh-key", "ssh_key"),
+        ] {
+            assert_eq!(misspelt(key), Some(format!("{PREFIX}{meant}")), "{key}");
+        }
+        for key in ["guestinfo.hostname", "guestinfo.site", "site", "vmtools.x", ""] {
+            assert_eq!(misspelt(key), None, "{key}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! The lines about disks and partitions.
 
 use super::{Checked, options};
-use crate::answers::{Answers, FileSystem, Part, Role};
+use crate::answers::{Answers, FileSystem, Part, Role, same_disk};
 
 /// Takes the name of the disk; all lines that name one must name the same.
 fn disk(name: &str, answers: &mut Answers) -> Checked<()> {
@@ -13,7 +13,7 @@ fn disk(name: &str, answers: &mut Answers) -> Checked<()> {
         return Err(format!("{name}: no name of a disk"));
     }
     match &answers.storage.disk {
-        Some(other) if other != name => Err(format!("disk {name}: the lines above name {other}")),
+        Some(other) if !same_disk(other, name) => Err(format!("disk {name}: the lines above name {other}")),
         _ => {
             answers.storage.disk = Some(name.to_owned());
             Ok(())

@@ -18,6 +18,13 @@ const HASH: &str =
 pub const EXAMPLE: &str = include_str!("../../tests/fixtures/example.ks");
 
 #[test]
+fn a_disk_may_be_named_by_its_path_too() {
+    let answers = parse("ignoredisk --only-use=sda\nclearpart --all --drives=/dev/sda\n").unwrap();
+    assert_eq!(answers.storage.disk.as_deref(), Some("/dev/sda"));
+    assert!(parse("ignoredisk --only-use=sda\nclearpart --all --drives=/dev/sdab\n").is_err());
+}
+
+#[test]
 fn an_example_is_read_as_meant() {
     let answers = parse(EXAMPLE).unwrap();
     assert_eq!(answers.hostname.as_deref(), Some("mt01.example.com"));
