@@ -245,7 +245,10 @@ fn long_a_crash_leaves_a_dump() {
     log_in(&mut vm);
     // The format of makedumpfile, or the one that it writes to a pipe: both begin with a name.
     let dump = vm.shell("head -c 5 /var/crash/*/dump.*; echo; tail -n 60 /var/crash/*/dmesg.*");
-    assert!(dump.starts_with("KDUMP\n") || dump.starts_with("maked\n"), "{dump}");
+    assert!(
+        dump.starts_with("KDUMP\n") || dump.starts_with("maked\n"),
+        "{dump}"
+    );
     assert!(dump.contains("sysrq: Trigger a crash"), "{dump}");
     vm.press("systemctl poweroff\r");
     vm.wait_for_end();
