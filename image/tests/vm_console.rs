@@ -17,7 +17,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use appliance::{HOST, PASSWORD, disk_of, environment, given_ova, log_in, succeed};
-use vm::{Firmware, Restart, Vm};
+use vm::{Firmware, Restart, Vm, scratch};
 
 /// What the machine with the disk and the CD is made of. Enough memory for a kernel that writes crash dumps.
 fn devices(disk: &Path, cd: &Path) -> Vec<String> {
@@ -82,13 +82,6 @@ fn assert_healthy(vm: &mut Vm) {
             "{unit}"
         );
     }
-}
-
-fn scratch() -> tempfile::TempDir {
-    tempfile::Builder::new()
-        .prefix("mt-vm-")
-        .tempdir_in("/var/tmp")
-        .unwrap()
 }
 
 fn ova() -> Option<PathBuf> {

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::text;
-use vm::{Firmware, Restart, Vm};
+use vm::{Firmware, Restart, Vm, scratch};
 
 const FIRST_SCREEN: &str = "Press Enter to restart.";
 
@@ -127,13 +127,6 @@ fn assert_first_screen(screen: &str, firmware: &str) {
     assert!(screen.contains("mode      install\r\n"), "{screen}");
     assert!(screen.contains("payload   good, SHA-256 "), "{screen}");
     assert!(screen.contains("answers   none\r\n"), "{screen}");
-}
-
-fn scratch() -> tempfile::TempDir {
-    tempfile::Builder::new()
-        .prefix("mt-vm-")
-        .tempdir_in("/var/tmp")
-        .unwrap()
 }
 
 #[test]

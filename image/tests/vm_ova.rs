@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use appliance::{HOST, PASSWORD, SERVED, disk_of, environment, given_ova, log_in, succeed};
 use common::mt_image_ok;
-use vm::{Firmware, Restart, Vm};
+use vm::{Firmware, Restart, Vm, scratch};
 
 /// A machine comes home to a point, on the appliance itself: its services as they are, the disk and the retention disk on PVSCSI.
 /// What is sent is a file of the appliance's; source and target are two processes of one machine here.
@@ -91,10 +91,7 @@ fn vm_the_ova_under_secure_boot_brings_a_machine_home() {
     let verdict = mt_image_ok(&["ova", "verify", ova.to_str().unwrap()]);
     assert!(verdict.contains("disk.EnableUUID is set"), "{verdict}");
 
-    let folder = tempfile::Builder::new()
-        .prefix("mt-vm-")
-        .tempdir_in("/var/tmp")
-        .unwrap();
+    let folder = scratch();
     let folder = folder.path();
     let disk = disk_of(&ova, folder);
     let hash = succeed("openssl", &["passwd", "-6", PASSWORD].map(Path::new));
@@ -242,10 +239,7 @@ fn vm_thirty_disks_of_guests_and_a_copy_of_its_own_are_left_alone() {
     ]) else {
         return;
     };
-    let folder = tempfile::Builder::new()
-        .prefix("mt-vm-")
-        .tempdir_in("/var/tmp")
-        .unwrap();
+    let folder = scratch();
     let folder = folder.path();
     let disk = disk_of(&ova, folder);
     let hash = succeed("openssl", &["passwd", "-6", PASSWORD].map(Path::new));

@@ -19,7 +19,7 @@ use std::process::Command;
 
 use appliance::{SERVED, succeed};
 use common::{mt_image_ok, text};
-use vm::{Firmware, Restart, Vm};
+use vm::{Firmware, Restart, Vm, scratch};
 
 const ID: &str = "5000c29000000002";
 
@@ -74,10 +74,7 @@ fn long_a_plain_debian_becomes_a_master_target_by_the_tarball() {
     if !common::require_root() || !common::require(&["qemu-system-x86_64", "qemu-img", "xorriso"]) {
         return;
     }
-    let folder = tempfile::Builder::new()
-        .prefix("mt-vm-")
-        .tempdir_in("/var/tmp")
-        .unwrap();
+    let folder = scratch();
     let folder = folder.path();
     let (system, cd) = (plain_debian(folder), tarball_on_cd(folder, Path::new(&programs)));
     let guests = folder.join("guest.img");

@@ -11,7 +11,7 @@ use mt_blockdev::device::BlockDevice;
 use mt_blockdev::scsi::ScsiId;
 
 use super::passing::{receive, send};
-use super::wire::{ANSWER_BYTES_MAX, Answer, Recorded, Request};
+use super::wire::{ANSWER_BYTES_MAX, Answer, Request};
 use crate::disks::facts::Inventory;
 use crate::disks::gate::{PairedDisk, Purpose, Refusal, RefusalKind};
 use crate::disks::open::{OpenDisk, OpenError};
@@ -105,18 +105,26 @@ impl Client {
         }
     }
 
-    /// What is recorded of a pair.
+    /// What is recorded of a pair, whose disk has to be this one.
     ///
     /// # Errors
-    /// When nothing is, and see [`BrokerError`].
-    pub fn recorded(&self, pair: &PairName) -> Result<Recorded, BrokerError> {
+    /// When nothing is, or another disk, and see [`BrokerError`].
+    pub fn may_be_paired(&self, pair: &PairName, scsi_id: ScsiId) -> Result<PairedDisk, OpenError> {
         let request = Request::Pair {
             pair: pair.to_string(),
         };
-        match self.ask(&request)? {
-            (Answer::Pair { recorded, .. }, None) => Ok(recorded),
-            (answer, _) => Err(self.other(answer)),
+        let paired = match self.ask(&request).map_err(unwrap_refusal)? {
+            (Answer::Pair { recorded, .. }, None) => recorded.paired(),
+            (answer, _) => return Err(unwrap_refusal(self.other(answer))),
+        };
+        if paired.scsi_id == scsi_id {
+            return Ok(paired);
         }
+        let found = format!(
+            "target disk {scsi_id} is meant, the broker has recorded {}",
+            paired.scsi_id
+        );
+        Err(differs(pair, found).into())
     }
 
     /// Has a pair recorded; whether that changed anything. For root.
@@ -177,14 +185,11 @@ impl Client {
         };
         let same = |paired: &PairedDisk| (paired.scsi_id, paired.size, paired.logical_block_size);
         if same(&paired) != same(expected) {
-            let what = format!(
+            let found = format!(
                 "pair {pair} has target disk {} of {} bytes, the broker has recorded {} of {} bytes",
                 expected.scsi_id, expected.size, paired.scsi_id, paired.size
             );
-            let hint = format!(
-                "remove the pair and add it again: mt-agent pair remove {pair}, mt-agent pair add {pair} SCSI-ID"
-            );
-            return Err(Refusal::told(RefusalKind::Changed, what, hint).into());
+            return Err(differs(pair, found).into());
         }
         let device = BlockDevice::received(File::from(descriptor), &facts.devnode)?;
         Ok(OpenDisk::received(device, facts, *expected)?)
@@ -255,6 +260,14 @@ impl Client {
             },
         }
     }
+}
+
+/// Target and broker know different things of a pair.
+fn differs(pair: &PairName, found: String) -> Refusal {
+    let hint = format!(
+        "remove the pair and add it again: mt-agent pair remove {pair}, mt-agent pair add {pair} SCSI-ID"
+    );
+    Refusal::told(RefusalKind::Changed, found, hint)
 }
 
 /// A refusal of the broker's gate is one of the gate's, wherever it was asked.

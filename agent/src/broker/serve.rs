@@ -18,9 +18,9 @@ use super::records::Records;
 use super::wire::{Answer, REQUEST_BYTES_MAX, Recorded, Request};
 use crate::disks::access::drop_device;
 use crate::disks::facts::DiskKind;
-use crate::disks::gate::{PairedDisk, Purpose, admit};
+use crate::disks::gate::Purpose;
 use crate::disks::inventory::{DiskScope, gather};
-use crate::disks::open::{OpenError, open_paired};
+use crate::disks::open::{OpenError, may_be_paired, open_paired};
 use crate::error::{CliError, ExitCode, Explain};
 use crate::model::PairName;
 use crate::status::socket::LocalSocket;
@@ -213,17 +213,13 @@ impl Broker {
             });
         }
         let inventory = gather(&self.scope).map_err(|error| explained(&error))?;
-        let facts = inventory.with_id(wanted.scsi_id).next();
+        let paired = may_be_paired(wanted.scsi_id, wanted.overwrite, &inventory, &self.scope)
+            .map_err(|error| refused(&error))?;
         let recorded = Recorded {
-            size: facts.map_or(0, |disk| disk.size),
-            logical_block_size: facts.map_or(0, |disk| disk.logical_block_size),
+            size: paired.size,
+            logical_block_size: paired.logical_block_size,
             ..wanted
         };
-        let paired: PairedDisk = recorded.paired();
-        let judged = admit(&paired, &inventory, Purpose::Write).map(drop);
-        judged.map_err(|refusal| refused(&OpenError::Refused(refusal)))?;
-        // Opened once, to see that nobody else has it.
-        open_paired(&paired, &self.scope, Purpose::Verify).map_err(|error| refused(&error))?;
         records.put(recorded.clone()).map_err(|error| explained(&error))?;
         tracing::info!(
             pair = recorded.pair, scsi_id = %recorded.scsi_id, overwrite = recorded.overwrite,

@@ -6,12 +6,13 @@
 use std::io;
 use std::path::Path;
 
+use mt_blockdev::scsi::ScsiId;
+
 use super::facts::Inventory;
 use super::gate::{PairedDisk, Purpose};
 use super::inventory::{self, DiskScope, InventoryError};
-use super::open::{OpenDisk, OpenError, open_paired};
-use crate::broker::client::{BrokerError, Client};
-use crate::broker::wire::Recorded;
+use super::open::{self, OpenDisk, OpenError, open_paired};
+use crate::broker::client::Client;
 use crate::model::PairName;
 
 /// The way to the disks.
@@ -52,14 +53,21 @@ impl DiskAccess {
         }
     }
 
-    /// What the broker has recorded of a pair; `None` where there is no broker.
+    /// Looks whether a disk may become a pair's. A broker has done so when root had the pair recorded, and what it recorded
+    /// counts.
     ///
     /// # Errors
-    /// When the broker does not tell, or has not recorded it.
-    pub fn recorded(&self, name: &PairName) -> Result<Option<Recorded>, BrokerError> {
+    /// [`OpenError`] with what speaks against it; nothing was written.
+    pub fn may_be_paired(
+        &self,
+        name: &PairName,
+        scsi_id: ScsiId,
+        may_overwrite: bool,
+        inventory: &Inventory,
+    ) -> Result<PairedDisk, OpenError> {
         match self {
-            Self::Own(_) => Ok(None),
-            Self::Broker(client) => client.recorded(name).map(Some),
+            Self::Own(scope) => open::may_be_paired(scsi_id, may_overwrite, inventory, scope),
+            Self::Broker(client) => client.may_be_paired(name, scsi_id),
         }
     }
 

@@ -13,13 +13,13 @@ use std::sync::Arc;
 
 use mt_blockdev::device::{Access, BlockDevice, DeviceError, OpenOptions};
 use mt_blockdev::ioctl::{self, InquiryError};
-use mt_blockdev::scsi::{self, Designator, VPD_DEVICE_ID};
+use mt_blockdev::scsi::{self, Designator, ScsiId, VPD_DEVICE_ID};
 use mt_blockdev::sysfs::{DeviceNumber, Sysfs};
 
 use crate::broker::client::BrokerError;
 use crate::error::{ExitCode, Explain};
 
-use super::facts::{DiskFacts, DiskKind};
+use super::facts::{DiskFacts, DiskKind, Inventory};
 use super::gate::{self, PairedDisk, Purpose, Refusal, RefusalKind};
 use super::inventory::{self, DiskScope, InventoryError};
 
@@ -110,6 +110,29 @@ pub fn open_paired(paired: &PairedDisk, scope: &DiskScope, purpose: Purpose) -> 
     };
     disk.check_identity()?;
     Ok(disk)
+}
+
+/// Looks whether a disk may become a pair's: the gate would admit it for writing now, and it can be opened exclusively now. It
+/// is opened for reading only and closed again, so that nothing of it changes.
+///
+/// # Errors
+/// [`OpenError`] with what speaks against it.
+pub fn may_be_paired(
+    scsi_id: ScsiId,
+    may_overwrite: bool,
+    inventory: &Inventory,
+    scope: &DiskScope,
+) -> Result<PairedDisk, OpenError> {
+    let facts = inventory.with_id(scsi_id).next();
+    let paired = PairedDisk {
+        scsi_id,
+        size: facts.map_or(0, |disk| disk.size),
+        logical_block_size: facts.map_or(0, |disk| disk.logical_block_size),
+        may_overwrite,
+    };
+    gate::admit(&paired, inventory, Purpose::Write)?;
+    open_paired(&paired, scope, Purpose::Verify)?;
+    Ok(paired)
 }
 
 impl OpenDisk {

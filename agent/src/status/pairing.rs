@@ -11,8 +11,7 @@ use mt_blockdev::scsi::{ScsiId, ScsiIdError};
 
 use super::model::{PairAddedDoc, PairRemovedDoc, PairRequest, SCHEMA};
 use super::view;
-use crate::broker::client::BrokerError;
-use crate::disks::gate::{PairedDisk, Purpose, Refusal, RefusalKind, admit};
+use crate::disks::gate::{Refusal, RefusalKind};
 use crate::disks::inventory::InventoryError;
 use crate::disks::open::OpenError;
 use crate::error::{ExitCode, Explain};
@@ -313,40 +312,11 @@ impl Pairing {
             .map_err(|error: InventoryError| unreadable(error.into()))?;
         // The newest facts are the ones to show, whatever comes of this.
         check_paired_disks(&self.target.hub, &inventory, Timestamp::now());
-        // With a broker it is the broker that has asked the gate, when root had the pair recorded; what it knows counts.
-        let recorded = disks.recorded(pair).map_err(|error| match error {
-            BrokerError::Refused(refusal) => refused(refusal),
-            error => unreadable(error.into()),
+        let looked = disks.may_be_paired(pair, scsi_id, may_overwrite, &inventory);
+        let paired = looked.map_err(|error| match error {
+            OpenError::Refused(refusal) => refused(refusal),
+            error => unreadable(error),
         })?;
-        if let Some(recorded) = recorded {
-            if recorded.scsi_id != scsi_id {
-                return Err(PairingError::OtherDisk {
-                    pair: pair.clone(),
-                    scsi_id,
-                    overwrite: recorded.scsi_id,
-                });
-            }
-            return Ok(NewPair {
-                name: pair.clone(),
-                scsi_id,
-                size: recorded.size,
-                logical_block_size: recorded.logical_block_size,
-                overwrite: recorded.overwrite,
-            });
-        }
-        let facts = inventory.with_id(scsi_id).next();
-        let paired = PairedDisk {
-            scsi_id,
-            size: facts.map_or(0, |disk| disk.size),
-            logical_block_size: facts.map_or(0, |disk| disk.logical_block_size),
-            may_overwrite,
-        };
-        admit(&paired, &inventory, Purpose::Write).map_err(refused)?;
-        match disks.open_pair(pair, &paired, Purpose::Verify) {
-            Ok(_closed_again) => {}
-            Err(OpenError::Refused(refusal)) => return Err(refused(refusal)),
-            Err(error) => return Err(unreadable(error)),
-        }
         Ok(NewPair {
             name: pair.clone(),
             scsi_id,

@@ -20,6 +20,14 @@ const OVMF: &str = "/usr/share/OVMF";
 /// A start takes 40 to 120 s under emulation, and a few times that where the host is busy; more means that it hangs.
 const PATIENCE: Duration = Duration::from_secs(900);
 
+/// A folder for a machine's files, where there is room.
+pub fn scratch() -> tempfile::TempDir {
+    tempfile::Builder::new()
+        .prefix("mt-vm-")
+        .tempdir_in("/var/tmp")
+        .unwrap()
+}
+
 /// What starts the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Firmware {
