@@ -72,22 +72,30 @@ impl Machine {
         })
     }
 
+    /// The disk of this name, and its place in the store.
+    pub fn find_disk(&self, name: &str) -> Option<(DiskIndex, &super::disk::MachineDisk)> {
+        (0..)
+            .map(DiskIndex)
+            .zip(&self.disks)
+            .find(|(_, disk)| disk.name == name)
+    }
+
     /// Up to where a disk of the open epoch was received, bytes.
-    pub fn settled(&self, epoch_id: [u8; 16], disk: usize) -> u64 {
+    pub fn settled(&self, epoch_id: [u8; 16], disk: DiskIndex) -> u64 {
         let inner = self.lock();
         let epoch = inner.epoch.as_ref().filter(|epoch| epoch.id == epoch_id);
         epoch
-            .and_then(|epoch| epoch.settled.get(disk).copied())
+            .and_then(|epoch| epoch.settled.get(usize::from(disk.0)).copied())
             .unwrap_or(0)
     }
 
     /// Notes up to where a disk of the open epoch was received, bytes.
-    pub fn note_settled(&self, disk: usize, offset: u64) {
+    pub fn note_settled(&self, disk: DiskIndex, offset: u64) {
         if let Some(place) = self
             .lock()
             .epoch
             .as_mut()
-            .and_then(|epoch| epoch.settled.get_mut(disk))
+            .and_then(|epoch| epoch.settled.get_mut(usize::from(disk.0)))
         {
             *place = offset;
         }
@@ -100,7 +108,7 @@ impl Machine {
     pub fn write(
         &self,
         session: u64,
-        disk: usize,
+        disk: DiskIndex,
         extents: &[Extent],
         payload: &[u8],
     ) -> Result<(), MachineError> {
@@ -109,8 +117,8 @@ impl Machine {
         for extent in extents {
             let (content, behind) = rest.split_at(extent.len as usize);
             rest = behind;
-            self.put(disk, |store, index| {
-                store.write(index, extent.offset, content, extent.digest)
+            self.put(disk, |store| {
+                store.write(disk, extent.offset, content, extent.digest)
             })?
             .map_or(Ok(()), |device| {
                 device
@@ -125,10 +133,10 @@ impl Machine {
     ///
     /// # Errors
     /// When the session is fenced, or the store or the disk fails.
-    pub fn zero(&self, session: u64, disk: usize, ranges: &[Range]) -> Result<(), MachineError> {
+    pub fn zero(&self, session: u64, disk: DiskIndex, ranges: &[Range]) -> Result<(), MachineError> {
         let _pass = self.pass(session)?;
         for range in ranges {
-            self.put(disk, |store, index| store.zero(index, range.offset, range.len))?
+            self.put(disk, |store| store.zero(disk, range.offset, range.len))?
                 .map_or(Ok(()), |device| {
                     device
                         .zero(range.offset, range.len)
@@ -142,21 +150,20 @@ impl Machine {
     /// that may go, and tries again.
     fn put(
         &self,
-        disk: usize,
-        mut work: impl FnMut(&mut super::machine::FileStore, DiskIndex) -> Result<(), StoreError>,
+        disk: DiskIndex,
+        mut work: impl FnMut(&mut super::machine::FileStore) -> Result<(), StoreError>,
     ) -> Result<Option<&dyn mt_retention::TargetDisk>, MachineError> {
-        let index = DiskIndex(u16::try_from(disk).unwrap_or(u16::MAX));
         {
             let inner = self.lock();
             self.epoch_is_open(&inner)?;
             if inner.store.is_none() {
                 return Ok(self
                     .disks
-                    .get(disk)
+                    .get(usize::from(disk.0))
                     .map(|disk| disk as &dyn mt_retention::TargetDisk));
             }
         }
-        self.with_room(|store| work(store, index))
+        self.with_room(&mut work)
             .map(|()| None)
             .map_err(|error| self.not_taken(error))
     }
@@ -226,7 +233,7 @@ impl Machine {
                 point: acknowledged.epoch.0,
             }
         } else {
-            for (index, disk) in self.targets().iter().enumerate() {
+            for (index, disk) in (0..).map(DiskIndex).zip(self.targets()) {
                 disk.flush()
                     .map_err(|source| self.disk_error("flushing", index, 0, source))?;
             }
@@ -294,17 +301,16 @@ impl Machine {
     fn disk_error(
         &self,
         attempted: &'static str,
-        disk: usize,
+        disk: DiskIndex,
         offset: u64,
         source: std::io::Error,
     ) -> MachineError {
-        let index = DiskIndex(u16::try_from(disk).unwrap_or(u16::MAX));
         self.store_error(StoreError::Disk {
             attempted,
-            disk: index,
+            disk,
             id: self
                 .disks
-                .get(disk)
+                .get(usize::from(disk.0))
                 .map(|disk| disk.scsi_id.clone())
                 .unwrap_or_default(),
             offset,

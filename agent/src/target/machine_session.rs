@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use mt_retention::DiskIndex;
 use mt_wire::limits::REGION_SIZE;
 use mt_wire::{ErrorCode, MachineOpened, OpenMachine, OpenPair, Refusal};
 
@@ -27,12 +28,21 @@ pub struct MachineSession {
     pub machine: Arc<Machine>,
     /// Its disks in the order in which the source names them, each with the claim to its pair.
     pub disks: Vec<Arc<HeldDisk>>,
+    /// For each of these its place in the machine and its store, which is another one.
+    places: Vec<DiskIndex>,
     /// Its generation when the session began.
     pub generation: u64,
     /// The store's identity; all zero when there is none.
     store_id: [u8; 16],
     newest_epoch: u64,
     epoch_id: [u8; 16],
+}
+
+impl MachineSession {
+    /// The place in the machine of a disk that this session knows by this number.
+    pub(super) fn place(&self, disk: usize) -> Option<DiskIndex> {
+        self.places.get(disk).copied()
+    }
 }
 
 /// Opens all disks of a machine for its source. Blocks on disks and on the state.
@@ -137,17 +147,27 @@ pub fn open_machine(
         .as_ref()
         .map_or([0; 16], |store| store.uuid());
     check_agreement(open, &machine, store_id, newest_epoch)?;
-    let mut disks = Vec::new();
+    let (mut disks, mut places) = (Vec::new(), Vec::new());
     for (disk, hold) in open.disks.iter().zip(holds) {
+        let Some((place, known)) = machine.find_disk(&disk.name) else {
+            return Err(Refusal {
+                code: ErrorCode::MachineMismatch,
+                text: format!(
+                    "the pair {}/{} was added after machine {} was opened; nothing was written",
+                    open.machine, disk.name, open.machine
+                ),
+                hint: "send it again; if it happens again, restart the agent on the target".to_owned(),
+            });
+        };
         // From here on the content is ours to overwrite, also after a restart.
-        if let Some(known) = machine.disks.iter().find(|known| known.name == disk.name) {
-            state.set_adopted(known.pair).map_err(|error| internal(&error))?;
-            disks.push(Arc::new(HeldDisk::new(Arc::clone(&known.disk), hold)));
-        }
+        state.set_adopted(known.pair).map_err(|error| internal(&error))?;
+        disks.push(Arc::new(HeldDisk::new(Arc::clone(&known.disk), hold)));
+        places.push(place);
     }
     Ok(MachineSession {
         machine,
         disks,
+        places,
         generation,
         store_id,
         newest_epoch,
@@ -200,19 +220,21 @@ impl Session {
                 disk,
                 extents,
                 payload,
-            } => self.on_machine(move |machine, session| {
+            } => self.on_disk_of_machine(disk, move |machine, session, place| {
                 check_digests(&extents, &payload)?;
                 machine
-                    .write(session, disk, &extents, &payload)
+                    .write(session, place, &extents, &payload)
                     .map_err(|error| error.refusal())?;
                 Ok(epochs::Event::ChangedWritten)
             }),
-            epochs::Action::ZeroChanged { disk, ranges } => self.on_machine(move |machine, session| {
-                machine
-                    .zero(session, disk, &ranges)
-                    .map_err(|error| error.refusal())?;
-                Ok(epochs::Event::ChangedWritten)
-            }),
+            epochs::Action::ZeroChanged { disk, ranges } => {
+                self.on_disk_of_machine(disk, move |machine, session, place| {
+                    machine
+                        .zero(session, place, &ranges)
+                        .map_err(|error| error.refusal())?;
+                    Ok(epochs::Event::ChangedWritten)
+                });
+            }
             epochs::Action::Commit(end) => self.on_machine(move |machine, session| {
                 let durable = machine.commit(session, &end).map_err(|error| error.refusal())?;
                 Ok(epochs::Event::Committed(durable))
@@ -222,6 +244,26 @@ impl Session {
                 Ok(epochs::Event::Abandoned)
             }),
         }
+    }
+
+    /// As [`Session::on_machine`], for a disk of this session: `work` is given its place in the machine.
+    pub(super) fn on_disk_of_machine(
+        &self,
+        disk: usize,
+        work: impl FnOnce(&Machine, u64, DiskIndex) -> Result<epochs::Event<PooledBuf>, Refusal> + Send + 'static,
+    ) {
+        let place = self.machine.as_ref().and_then(|session| session.place(disk));
+        self.on_machine(move |machine, session| match place {
+            Some(place) => work(machine, session, place),
+            None => Err(Refusal {
+                code: ErrorCode::Internal,
+                text: format!(
+                    "machine {} has no disk number {disk} in this session",
+                    machine.name
+                ),
+                hint: "report this message; nothing was written".to_owned(),
+            }),
+        });
     }
 
     /// Runs `work` on a disk thread with the machine and the generation of this session.
@@ -269,10 +311,10 @@ impl Session {
     pub(super) fn open_disk_of_epoch(&mut self, disk: usize, open: &OpenPair) {
         let Some(session) = &mut self.machine else { return };
         session.epoch_id = open.resume_seeding_id;
-        let start = session
-            .machine
-            .settled(open.resume_seeding_id, disk)
-            .min(open.resume_offset);
+        let settled = session
+            .place(disk)
+            .map_or(0, |place| session.machine.settled(open.resume_seeding_id, place));
+        let start = settled.min(open.resume_offset);
         let opened = Opened {
             seeding_id: open.resume_seeding_id,
             start: start - start % REGION_SIZE,

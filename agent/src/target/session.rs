@@ -191,8 +191,10 @@ impl Session {
 
     fn handle(&mut self, event: epochs::Event<PooledBuf>) -> Option<Outcome> {
         let actions = self.core.handle(event);
-        if let (Some(settled), Some(machine)) = (self.core.disk_settled(), &self.machine) {
-            machine.machine.note_settled(self.core.disk(), settled);
+        if let (Some(settled), Some(session)) = (self.core.disk_settled(), &self.machine)
+            && let Some(place) = session.place(self.core.disk())
+        {
+            session.machine.note_settled(place, settled);
         }
         for action in actions {
             let action = match action {
@@ -210,18 +212,18 @@ impl Session {
                     extents,
                     payload,
                 } if self.machine.is_some() => {
-                    self.on_machine(move |machine, session| {
+                    self.on_disk_of_machine(disk, move |machine, session, place| {
                         check_digests(&extents, &payload)?;
                         machine
-                            .write(session, disk, &extents, &payload)
+                            .write(session, place, &extents, &payload)
                             .map_err(|error| error.refusal())?;
                         Ok(Event::Written { region }.into())
                     });
                 }
                 Action::Zero { region, ranges } if self.machine.is_some() => {
-                    self.on_machine(move |machine, session| {
+                    self.on_disk_of_machine(disk, move |machine, session, place| {
                         machine
-                            .zero(session, disk, &ranges)
+                            .zero(session, place, &ranges)
                             .map_err(|error| error.refusal())?;
                         Ok(Event::Written { region }.into())
                     });
