@@ -16,18 +16,24 @@
 //! A block needs no before-image while its newest image is kept in the log (it is *covered*): each point finds
 //! either an image as old as itself, or the before-image that was taken when the first of them was applied.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, VecDeque};
 
-use crate::codec::{u64_of, usize_of};
+use crate::codec::u64_of;
 use crate::error::StoreError;
 use crate::ingest::Batch;
-use crate::log::{Located, Purpose};
+use crate::log::{Located, Purpose, content_of, damaged};
 use crate::planted::Bug;
 use crate::ranges::RangeMap;
 use crate::record::{Entry, Image, Kind};
-use crate::storage::{Storage, TargetDisk};
+use crate::storage::{ObjectName, Storage, TargetDisk};
 use crate::store::Store;
 use crate::types::{BLOCK, BLOCK_SIZE, DiskIndex, EpochNumber, digest};
+
+mod step;
+
+pub(crate) use step::{Step, StepError, Wanted};
+pub use step::{StoreAccess, apply_step_of};
 
 /// Most blocks of one before-image: a piece that is worth reading at once.
 const BASE_BLOCKS_MAX: u64 = 256;
@@ -36,13 +42,27 @@ const JOB_BYTES_MAX: u64 = 256 << 20;
 
 /// Blocks to write, and where their content is.
 #[derive(Debug, Clone, Copy)]
-struct Piece {
-    disk: DiskIndex,
-    start: u64,
-    end: u64,
-    source: Located,
+pub(crate) struct Piece {
+    pub disk: DiskIndex,
+    pub start: u64,
+    pub end: u64,
+    pub source: Located,
     /// The oldest epoch of the job that changes them.
     first_epoch: EpochNumber,
+}
+
+impl Piece {
+    fn bytes(&self) -> u64 {
+        (self.end - self.start) * BLOCK
+    }
+}
+
+/// Bytes of disk that images are of.
+pub(crate) fn bytes_of(images: &[Located]) -> u64 {
+    images
+        .iter()
+        .map(|image| u64::from(image.entry.count) * BLOCK)
+        .sum()
 }
 
 /// Epochs being applied.
@@ -50,17 +70,12 @@ struct Piece {
 pub(crate) struct Job {
     pub first_epoch: EpochNumber,
     last_epoch: EpochNumber,
-    queue: VecDeque<Piece>,
+    pub queue: VecDeque<Piece>,
+    /// Bytes of the pieces in the queue.
+    pub left_bytes: u64,
+    /// Pieces that a step is busy with.
+    pub out: Vec<Piece>,
     touched: BTreeSet<DiskIndex>,
-}
-
-impl Job {
-    pub(crate) fn left_bytes(&self) -> u64 {
-        self.queue
-            .iter()
-            .map(|piece| (piece.end - piece.start) * BLOCK)
-            .sum()
-    }
 }
 
 /// How far applying is.
@@ -78,7 +93,7 @@ pub struct ApplyProgress {
 
 impl<S: Storage> Store<S> {
     /// Does one step of applying, of about `budget` bytes. Call it until [`ApplyProgress::up_to_date`]; between two calls
-    /// epochs may come in and points may be read.
+    /// epochs may come in and points may be read. Whoever shares the store uses [`apply_step_of`].
     ///
     /// # Errors
     /// [`StoreError::Full`] when there is no room for before-images: nothing was overwritten, and after dropping
@@ -88,29 +103,7 @@ impl<S: Storage> Store<S> {
         disks: &[&dyn TargetDisk],
         budget: u64,
     ) -> Result<ApplyProgress, StoreError> {
-        self.check_targets(disks)?;
-        self.log.check()?;
-        if self.job.is_none() {
-            self.job = self.plan();
-        }
-        let mut progress = ApplyProgress {
-            written: 0,
-            saved: 0,
-            applied: self.state.applied,
-            up_to_date: self.job.is_none(),
-        };
-        let Some(mut job) = self.job.take() else {
-            return Ok(progress);
-        };
-        let result = self.step(&mut job, disks, budget, &mut progress);
-        let ended = matches!(result, Ok(true));
-        if !ended {
-            self.job = Some(job);
-        }
-        result?;
-        progress.applied = self.state.applied;
-        progress.up_to_date = self.job.is_none() && self.pending.is_empty();
-        Ok(progress)
+        apply_step_of(&mut &mut *self, disks, budget)
     }
 
     /// Applies everything that is complete.
@@ -122,6 +115,204 @@ impl<S: Storage> Store<S> {
         Ok(())
     }
 
+    fn progress(&self) -> ApplyProgress {
+        ApplyProgress {
+            written: 0,
+            saved: 0,
+            applied: self.state.applied,
+            up_to_date: self.job.is_none() && self.pending.is_empty(),
+        }
+    }
+
+    /// Takes the next pieces; none when everything is applied.
+    pub(crate) fn begin_step(
+        &mut self,
+        disks: &[&dyn TargetDisk],
+        budget: u64,
+    ) -> Result<Option<Step>, StoreError> {
+        self.check_targets(disks)?;
+        self.log.check()?;
+        if self.job.is_none() {
+            self.job = self.plan();
+        }
+        let Some(job) = &mut self.job else {
+            return Ok(None);
+        };
+        if !job.out.is_empty() {
+            return Err(StoreError::refused("a step of applying is under way already", ""));
+        }
+        let pieces = take(&mut job.queue, budget);
+        job.out.clone_from(&pieces);
+        let to_flush = if job.queue.is_empty() {
+            job.touched.iter().copied().collect()
+        } else {
+            Vec::new()
+        };
+        let wanted = self.wanted(&pieces);
+        Ok(Some(Step::new(
+            self.state.disks.clone(),
+            pieces,
+            wanted,
+            to_flush,
+        )))
+    }
+
+    /// The runs of blocks of which these pieces need a before-image.
+    fn wanted(&self, pieces: &[Piece]) -> Vec<Wanted> {
+        let mut wanted: Vec<Wanted> = Vec::new();
+        let Some(oldest) = self.state.points.keys().next().copied() else {
+            return wanted;
+        };
+        if Bug::NoBase.live() {
+            return wanted;
+        }
+        for piece in pieces.iter().filter(|piece| oldest < piece.first_epoch) {
+            let covered = &self.covered[piece.disk.at()];
+            let mut at = piece.start;
+            while at < piece.end {
+                if covered.contains(at) {
+                    at += 1;
+                    continue;
+                }
+                let stop = piece.end.min(at + BASE_BLOCKS_MAX);
+                let end = (at..stop).find(|block| covered.contains(*block)).unwrap_or(stop);
+                match wanted.last_mut() {
+                    Some(last)
+                        if last.disk == piece.disk
+                            && last.end == at
+                            && last.epoch == piece.first_epoch
+                            && end - last.start <= BASE_BLOCKS_MAX =>
+                    {
+                        last.end = end;
+                    }
+                    _ => wanted.push(Wanted {
+                        disk: piece.disk,
+                        start: at,
+                        end,
+                        epoch: piece.first_epoch,
+                    }),
+                }
+                at = end;
+            }
+        }
+        wanted
+    }
+
+    /// Appends the before-images that a step has read, and makes them durable.
+    pub(crate) fn save_step(&mut self, step: &mut Step) -> Result<(), StoreError> {
+        let read = step.take_old();
+        if read.is_empty() {
+            return Ok(());
+        }
+        let mut batch = BaseBatch::default();
+        for (wanted, content) in &read {
+            step.saved += u64_of(content.len());
+            self.save_extent(&mut batch, wanted.disk, wanted.start, wanted.epoch, content)?;
+        }
+        self.flush_bases(&mut batch)?;
+        if !Bug::BaseNotSynced.live() {
+            self.log.sync()?;
+        }
+        for (wanted, _) in read {
+            self.covered[wanted.disk.at()].insert_range(wanted.start..wanted.end);
+        }
+        Ok(())
+    }
+
+    /// Hands a step the content that it is to write: what is kept in memory, else from the log.
+    pub(crate) fn load_step(&mut self, step: &mut Step) -> Result<(), StoreError> {
+        let loaded = self.contents_of(step);
+        if let Err(err) = &loaded {
+            self.log.latch(&crate::log::explained(err));
+        }
+        step.contents = loaded?;
+        Ok(())
+    }
+
+    fn contents_of(&mut self, step: &Step) -> Result<Vec<(Located, Vec<u8>)>, StoreError> {
+        let mut contents = Vec::new();
+        for (index, info) in (0..).map(DiskIndex).zip(self.state.disks.clone()) {
+            let mut sources: Vec<Located> = step.sources_of(index).collect();
+            sources.dedup();
+            let unknown: Vec<Located> = sources
+                .iter()
+                .copied()
+                .filter(|source| self.recent.find(source).is_none())
+                .collect();
+            let mut read = self.read_many_or_mark(&unknown, &info)?.into_iter();
+            for source in sources {
+                let content = match self.recent.find(&source) {
+                    // It was packed here a moment ago, and its content checked before that.
+                    Some(stored) => content_of(&source.entry, &info, Cow::Borrowed(stored))
+                        .map_err(|what| {
+                            let object = ObjectName::Segment(source.seq);
+                            damaged(object, 0, format!("content kept in memory: {what}"))
+                        })?
+                        .into_owned(),
+                    None => read.next().unwrap_or_default(),
+                };
+                contents.push((source, content));
+            }
+        }
+        Ok(contents)
+    }
+
+    /// Notes what became of a step.
+    pub(crate) fn end_step(
+        &mut self,
+        step: Step,
+        done: Result<(), StepError>,
+    ) -> Result<ApplyProgress, StoreError> {
+        let Some(job) = &mut self.job else {
+            return Ok(self.progress());
+        };
+        job.out.clear();
+        if let Err(error) = done {
+            // Nothing is lost: what was written is written again.
+            for piece in step.pieces.into_iter().rev() {
+                job.queue.push_front(piece);
+            }
+            return Err(match error {
+                StepError::Store(error) => error,
+                StepError::Disk(fault) => {
+                    self.disk_failed(fault.attempted, fault.disk, fault.offset, fault.source)
+                }
+            });
+        }
+        for piece in &step.pieces {
+            job.left_bytes = job.left_bytes.saturating_sub(piece.bytes());
+            self.covered[piece.disk.at()].insert_range(piece.start..piece.end);
+        }
+        if let Some(job) = self.job.take_if(|job| job.queue.is_empty()) {
+            self.end_job(&job)?;
+        }
+        Ok(ApplyProgress {
+            written: step.written,
+            saved: step.saved,
+            ..self.progress()
+        })
+    }
+
+    fn end_job(&mut self, job: &Job) -> Result<(), StoreError> {
+        self.state.applied = job.last_epoch;
+        self.recent.forget_until(job.last_epoch);
+        if self.pending.is_empty() {
+            self.unapplied = None;
+        }
+        let noted = self.log.append_meta(
+            &mut self.state,
+            Purpose::Ordinary,
+            Kind::Applied,
+            job.last_epoch,
+            &[],
+        );
+        match noted {
+            // It is a hint, and a full store must not stop for it.
+            Ok(()) | Err(StoreError::Full { .. }) => Ok(()),
+            Err(err) => Err(err),
+        }
+    }
+
     fn plan(&mut self) -> Option<Job> {
         let first_epoch = *self.pending.keys().next()?;
         let mut last_epoch = first_epoch;
@@ -129,15 +320,14 @@ impl<S: Storage> Store<S> {
         let mut newest: Vec<RangeMap<Located>> = vec![RangeMap::default(); self.state.disks.len()];
         let mut oldest: Vec<RangeMap<EpochNumber>> = vec![RangeMap::default(); self.state.disks.len()];
         while let Some((&epoch, images)) = self.pending.first_key_value() {
-            bytes += images
-                .iter()
-                .map(|i| u64::from(i.entry.count) * BLOCK)
-                .sum::<u64>();
+            let of_epoch = bytes_of(images);
+            bytes += of_epoch;
             if epoch > first_epoch && bytes > JOB_BYTES_MAX {
                 break;
             }
             last_epoch = epoch;
             let (_, images) = self.pending.pop_first().expect("it was just looked at");
+            self.pending_bytes = self.pending_bytes.saturating_sub(of_epoch);
             for image in images {
                 let (start, end) = (image.entry.block, image.entry.end());
                 let disk = image.entry.disk.at();
@@ -167,161 +357,10 @@ impl<S: Storage> Store<S> {
             first_epoch,
             last_epoch,
             touched: queue.iter().map(|piece| piece.disk).collect(),
+            left_bytes: queue.iter().map(Piece::bytes).sum(),
             queue,
+            out: Vec::new(),
         })
-    }
-
-    /// One step; `true` when the job has ended.
-    fn step(
-        &mut self,
-        job: &mut Job,
-        disks: &[&dyn TargetDisk],
-        budget: u64,
-        progress: &mut ApplyProgress,
-    ) -> Result<bool, StoreError> {
-        let pieces = take(&mut job.queue, budget);
-        let done = self.step_pieces(&pieces, disks, progress);
-        if let Err(err) = done {
-            // Nothing is lost: what was written is written again.
-            for piece in pieces.into_iter().rev() {
-                job.queue.push_front(piece);
-            }
-            return Err(err);
-        }
-        if !job.queue.is_empty() {
-            return Ok(false);
-        }
-        for index in &job.touched {
-            if !Bug::AppliedBeforeFlush.live() {
-                disks[index.at()]
-                    .flush()
-                    .map_err(|err| self.disk_failed("flushing", *index, 0, err))?;
-            }
-        }
-        self.state.applied = job.last_epoch;
-        self.recent.forget_until(job.last_epoch);
-        let noted = self.log.append_meta(
-            &mut self.state,
-            Purpose::Ordinary,
-            Kind::Applied,
-            job.last_epoch,
-            &[],
-        );
-        match noted {
-            // It is a hint, and a full store must not stop for it.
-            Ok(()) | Err(StoreError::Full { .. }) => Ok(true),
-            Err(err) => Err(err),
-        }
-    }
-
-    fn step_pieces(
-        &mut self,
-        pieces: &[Piece],
-        disks: &[&dyn TargetDisk],
-        progress: &mut ApplyProgress,
-    ) -> Result<(), StoreError> {
-        if !Bug::BaseAfterData.live() {
-            progress.saved += self.save(pieces, disks)?;
-        }
-        for (index, disk) in disks.iter().enumerate() {
-            let of_disk = |piece: &&Piece| piece.disk.at() == index;
-            let own: Vec<&Piece> = pieces.iter().filter(of_disk).collect();
-            if !own.is_empty() {
-                progress.written += self.write_in_place(&own, *disk)?;
-            }
-        }
-        if Bug::BaseAfterData.live() {
-            progress.saved += self.save(pieces, disks)?;
-        }
-        for piece in pieces {
-            self.covered[piece.disk.at()].insert_range(piece.start..piece.end);
-        }
-        Ok(())
-    }
-
-    /// Takes the before-images that these pieces need, and makes them durable.
-    fn save(&mut self, pieces: &[Piece], disks: &[&dyn TargetDisk]) -> Result<u64, StoreError> {
-        let Some(oldest) = self.state.points.keys().next().copied() else {
-            return Ok(0);
-        };
-        if Bug::NoBase.live() {
-            return Ok(0);
-        }
-        let mut wanted: Vec<(DiskIndex, u64, u64, EpochNumber)> = Vec::new();
-        for piece in pieces.iter().filter(|piece| oldest < piece.first_epoch) {
-            let covered = &self.covered[piece.disk.at()];
-            let mut at = piece.start;
-            while at < piece.end {
-                if covered.contains(at) {
-                    at += 1;
-                    continue;
-                }
-                let stop = piece.end.min(at + BASE_BLOCKS_MAX);
-                let end = (at..stop).find(|block| covered.contains(*block)).unwrap_or(stop);
-                match wanted.last_mut() {
-                    Some((disk, start, last, epoch))
-                        if *disk == piece.disk
-                            && *last == at
-                            && *epoch == piece.first_epoch
-                            && end - *start <= BASE_BLOCKS_MAX =>
-                    {
-                        *last = end;
-                    }
-                    _ => wanted.push((piece.disk, at, end, piece.first_epoch)),
-                }
-                at = end;
-            }
-        }
-        if wanted.is_empty() {
-            return Ok(0);
-        }
-        let mut saved = 0;
-        let mut batch = BaseBatch::default();
-        // All at once, so that the disk sees many requests; the step's budget bounds what is held in memory.
-        let contents = self.read_old(&wanted, disks)?;
-        for ((disk, start, _, epoch), content) in wanted.iter().zip(&contents) {
-            saved += u64_of(content.len());
-            self.save_extent(&mut batch, *disk, *start, *epoch, content)?;
-        }
-        self.flush_bases(&mut batch)?;
-        if !Bug::BaseNotSynced.live() {
-            self.log.sync()?;
-        }
-        for (disk, start, end, _) in wanted {
-            self.covered[disk.at()].insert_range(start..end);
-        }
-        Ok(saved)
-    }
-
-    fn read_old(
-        &mut self,
-        group: &[(DiskIndex, u64, u64, EpochNumber)],
-        disks: &[&dyn TargetDisk],
-    ) -> Result<Vec<Vec<u8>>, StoreError> {
-        let mut contents: Vec<Vec<u8>> = group
-            .iter()
-            .map(|(disk, start, end, _)| {
-                let size = self.state.disks[disk.at()].size;
-                vec![0; usize_of((end * BLOCK).min(size) - start * BLOCK)]
-            })
-            .collect();
-        for (index, disk) in disks.iter().enumerate() {
-            let mut pieces: Vec<(u64, &mut [u8])> = group
-                .iter()
-                .zip(&mut contents)
-                .filter(|((disk, ..), _)| disk.at() == index)
-                .map(|((_, start, ..), content)| (start * BLOCK, content.as_mut_slice()))
-                .collect();
-            let Some(offset) = pieces.first().map(|(offset, _)| *offset) else {
-                continue;
-            };
-            if let Err(err) = disk.read_many(&mut pieces) {
-                let disk = group.iter().find(|(disk, ..)| disk.at() == index);
-                let disk = disk.map_or(DiskIndex(0), |(disk, ..)| *disk);
-                return Err(self.disk_failed("reading", disk, offset, err));
-            }
-        }
-        Ok(contents)
     }
 
     /// Adds before-images of a run of blocks, zeros as ranges.
@@ -353,6 +392,7 @@ impl<S: Storage> Store<S> {
                 zero,
                 relocated: false,
                 count: crate::codec::u32_of(piece.len().div_ceil(BLOCK_SIZE)),
+                packed: None,
                 block: start + u64_of(at / BLOCK_SIZE),
                 epoch,
                 data: 0,
@@ -363,7 +403,7 @@ impl<S: Storage> Store<S> {
                 self.flush_bases(batch)?;
             }
             batch.epoch = epoch;
-            batch.inner.push(entry, piece);
+            batch.inner.push(entry, piece, self.packing);
             at = end;
         }
         Ok(())
@@ -382,65 +422,6 @@ impl<S: Storage> Store<S> {
             &data,
         )?;
         Ok(())
-    }
-
-    fn write_in_place(&mut self, pieces: &[&Piece], disk: &dyn TargetDisk) -> Result<u64, StoreError> {
-        let index = pieces.first().map_or(DiskIndex(0), |piece| piece.disk);
-        let info = self.state.disks[index.at()].clone();
-        let mut sources: Vec<Located> = pieces.iter().map(|piece| piece.source).collect();
-        sources.dedup();
-        let unknown: Vec<Located> = sources
-            .iter()
-            .copied()
-            .filter(|source| self.recent.find(source).is_none())
-            .collect();
-        let read = match self.read_many_or_mark(&unknown, &info) {
-            Ok(contents) => contents,
-            Err(err) => {
-                self.log.latch(&crate::log::explained(&err));
-                return Err(err);
-            }
-        };
-        let mut read = read.iter();
-        let mut contents = sources.iter().map(|source| {
-            let kept = self.recent.find(source);
-            kept.or_else(|| read.next().map(Vec::as_slice))
-                .unwrap_or_default()
-        });
-        let mut source: Option<(Located, &[u8])> = None;
-        let mut writes: Vec<(u64, &[u8])> = Vec::with_capacity(pieces.len());
-        let mut zeros: Vec<(u64, u64)> = Vec::new();
-        let mut written = 0;
-        for piece in pieces {
-            let offset = piece.start * BLOCK;
-            let len = (piece.end * BLOCK).min(info.size) - offset;
-            written += len;
-            let content = match source {
-                Some((known, content)) if known == piece.source => content,
-                _ => {
-                    let content = contents.next().unwrap_or_default();
-                    source = Some((piece.source, content));
-                    content
-                }
-            };
-            if piece.source.entry.zero {
-                zeros.push((offset, len));
-                continue;
-            }
-            let skip = usize_of(piece.start - piece.source.entry.block) * BLOCK_SIZE;
-            writes.push((offset, &content[skip..skip + usize_of(len)]));
-        }
-        let zeroed = zeros
-            .iter()
-            .try_for_each(|(offset, len)| disk.zero(*offset, *len).map_err(|err| ("zeroing", *offset, err)));
-        let done = zeroed.and_then(|()| match writes.first() {
-            Some((offset, _)) => disk.write_many(&writes).map_err(|err| ("writing", *offset, err)),
-            None => Ok(()),
-        });
-        match done {
-            Ok(()) => Ok(written),
-            Err((attempted, offset, err)) => Err(self.disk_failed(attempted, index, offset, err)),
-        }
     }
 }
 

@@ -11,6 +11,7 @@ use crate::codec::{u32_of, u64_of};
 use crate::error::StoreError;
 use crate::log::{Located, Purpose};
 use crate::meta::Commit;
+use crate::pack::pack;
 use crate::planted::Bug;
 use crate::record::{ENTRIES_MAX, Entry, Image, Kind};
 use crate::storage::Storage;
@@ -29,7 +30,7 @@ pub(crate) struct OpenEpoch {
     batch: Batch,
     located: Vec<Located>,
     checksum: u64,
-    bytes: u64,
+    pub bytes: u64,
 }
 
 impl OpenEpoch {
@@ -63,10 +64,14 @@ impl Batch {
     }
 
     /// Adds an extent; `content` may end inside a block, at the end of its disk.
-    pub(crate) fn push(&mut self, mut entry: Entry, content: &[u8]) {
+    pub(crate) fn push(&mut self, mut entry: Entry, content: &[u8], packing: bool) {
         if !entry.zero {
             entry.data = u32_of(self.data.len() / BLOCK_SIZE);
-            self.data.extend_from_slice(content);
+            let packed = packing.then(|| pack(content)).flatten();
+            entry.packed = packed
+                .as_ref()
+                .and_then(|packed| u16::try_from(packed.len() / BLOCK_SIZE).ok());
+            self.data.extend_from_slice(packed.as_deref().unwrap_or(content));
             self.data.resize(self.data.len().next_multiple_of(BLOCK_SIZE), 0);
         }
         self.entries.push(entry);
@@ -179,6 +184,7 @@ impl<S: Storage> Store<S> {
                 relocated: false,
                 count: u32::try_from(count)
                     .map_err(|_| StoreError::refused("a zero range is too long", ""))?,
+                packed: None,
                 block,
                 epoch: number,
                 data: 0,
@@ -205,6 +211,7 @@ impl<S: Storage> Store<S> {
             zero: false,
             relocated: false,
             count: u32_of(data.len().div_ceil(BLOCK_SIZE)),
+            packed: None,
             block: offset / BLOCK,
             epoch: self.open_number()?,
             data: 0,
@@ -225,7 +232,7 @@ impl<S: Storage> Store<S> {
         }
         if let Some(open) = &mut self.open {
             open.bytes += u64::from(entry.count) * BLOCK;
-            open.batch.push(entry, data);
+            open.batch.push(entry, data, self.packing);
         }
         Ok(())
     }
@@ -322,7 +329,9 @@ impl<S: Storage> Store<S> {
             self.state.points.insert(epoch, commit.point);
         }
         if let Some(open) = self.open.take() {
+            self.pending_bytes += crate::apply::bytes_of(&open.located);
             self.pending.insert(epoch, open.located);
+            self.unapplied = None;
         }
         Ok(Acknowledged {
             epoch,

@@ -158,6 +158,8 @@ pub struct ExtentView {
     pub epoch: u64,
     /// Where its data lies in the segment, bytes.
     pub data: u64,
+    /// How much its data takes there, bytes: less than its length where it is packed.
+    pub stored: u64,
 }
 
 fn hex(store: &StoreUuid) -> String {
@@ -178,6 +180,7 @@ fn extent(entry: &Entry) -> ExtentView {
         len: u64::from(entry.count) * BLOCK,
         epoch: entry.epoch.0,
         data: u64::from(entry.data) * BLOCK,
+        stored: u64::from(entry.stored()) * BLOCK,
     }
 }
 

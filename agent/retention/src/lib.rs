@@ -84,7 +84,8 @@
 //! | `superblock`, `segment`, `record`, `meta` | the format, byte by byte |
 //! | `log`, `scan` | appending, sealing, reading back; a segment as it lies in storage |
 //! | `store`, `ingest`, `apply`, `resolve`, `roll` | what is done with it |
-//! | `recent` | content that is kept in memory until it is in place |
+//! | `pack` | content made smaller, where that pays |
+//! | `recent`, `unapplied` | content that is kept in memory until it is in place; what the disks will hold then |
 //! | `recover`, `summary` | opening after a crash; what spares reading footers |
 //! | `walk`, `check`, `overlay` | reading every byte; looking at a store without touching it |
 //! | [`policy`] | which points are kept; what happens when space is short |
@@ -104,6 +105,7 @@ pub mod inspect;
 mod log;
 mod meta;
 mod overlay;
+mod pack;
 pub mod planted;
 pub mod policy;
 mod ranges;
@@ -123,10 +125,11 @@ mod superblock;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod types;
+mod unapplied;
 mod walk;
 mod writer;
 
-pub use apply::ApplyProgress;
+pub use apply::{ApplyProgress, StoreAccess, apply_step_of};
 pub use check::{Checked, check_superblocks};
 pub use error::StoreError;
 pub use ingest::{Acknowledged, Offered};
@@ -144,4 +147,5 @@ pub use types::{
     BLOCK_SIZE, Consistency, DISK_ID_BYTES_MAX, DISKS_MAX, Digest, Disk, DiskIndex, EXTENT_BYTES_MAX,
     EpochNumber, Origin, POINT_NAME_BYTES_MAX, POINT_TAGS_MAX, Point, PointSpec, StoreUuid, digest,
 };
+pub use unapplied::Newer;
 pub use walk::Finding;

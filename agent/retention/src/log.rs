@@ -24,7 +24,7 @@ use crate::types::{BLOCK, BLOCK_SIZE, Disk, DiskIndex, EpochNumber, StoreUuid};
 
 mod read;
 
-pub(crate) use read::real_len;
+pub(crate) use read::{content_of, is_whole, real_len};
 
 /// An extent and the segment it lies in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,9 +93,7 @@ impl Segment {
             .insert_range(entry.block..entry.end());
         self.first_epoch = self.first_epoch.min(entry.epoch);
         self.last_epoch = self.last_epoch.max(entry.epoch);
-        if !entry.zero {
-            self.data_bytes += u64::from(entry.count) * BLOCK;
-        }
+        self.data_bytes += u64::from(entry.stored()) * BLOCK;
         if entry.image == Image::After && !entry.relocated {
             let (count, sum) = self.sums.entry(entry.epoch).or_default();
             *count += 1;

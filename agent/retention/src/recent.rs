@@ -46,7 +46,7 @@ impl Recent {
         }
     }
 
-    /// The content of an extent, whole blocks, when it is kept.
+    /// The data of an extent as it lies in the log, when it is kept.
     pub(crate) fn find(&self, located: &Located) -> Option<&[u8]> {
         let place = (located.seq, located.entry.data);
         let (&(seq, start), (_, data)) = self.kept.range(..=place).next_back()?;
@@ -54,7 +54,7 @@ impl Recent {
             return None;
         }
         let from = usize_of(u64::from(located.entry.data - start)) * BLOCK_SIZE;
-        let len = usize_of(u64::from(located.entry.count)) * BLOCK_SIZE;
+        let len = usize_of(u64::from(located.entry.stored())) * BLOCK_SIZE;
         data.get(from..from + len)
     }
 
@@ -99,6 +99,7 @@ mod tests {
                 zero: false,
                 relocated: false,
                 count,
+                packed: None,
                 block: 7,
                 epoch: EpochNumber(1),
                 data,

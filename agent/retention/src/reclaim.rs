@@ -371,7 +371,7 @@ impl<S: Storage> Store<S> {
             if batches[image].is_full(content.len(), piece_max) {
                 self.append_batch(&mut batches[image])?;
             }
-            batches[image].push(entry, &content);
+            batches[image].push(entry, &content, self.packing);
         }
         for batch in &mut batches {
             self.append_batch(batch)?;
@@ -433,17 +433,11 @@ impl Around {
 fn push_run(live: &mut Live, entry: &Entry, run: Option<(u64, u64)>) {
     let Some((from, to)) = run else { return };
     let count = u32_of(usize_of(to - from));
-    if !entry.zero {
-        live.data_blocks += u64::from(count);
-    }
+    // What it takes now: how well a part of it packs is seen when it is copied.
+    live.data_blocks += (u64::from(count) * u64::from(entry.stored())).div_ceil(u64::from(entry.count));
     live.parts.push(Entry {
         block: from,
         count,
-        data: if entry.zero {
-            0
-        } else {
-            entry.data + u32_of(usize_of(from - entry.block))
-        },
         ..*entry
     });
 }

@@ -33,8 +33,8 @@
 //! |---|---|---|---|
 //! | 0 | 2 | disk | position in the table of disks |
 //! | 2 | 1 | kind | 1 after-image, 2 before-image |
-//! | 3 | 1 | flags | 1: the content is zeros and has no data; 2: relocated from an older segment |
-//! | 4 | 4 | count | blocks of 4 KiB |
+//! | 3 | 1 | flags | 1: the content is zeros and has no data; 2: relocated from an older segment; 4: the data is packed, see `pack` |
+//! | 4 | 4 | count | blocks of 4 KiB; where it is packed the lower half, and the upper half is how many its data takes |
 //! | 8 | 8 | block | first block on the disk |
 //! | 16 | 8 | epoch | of an after-image: that wrote it; of a before-image: that is about to overwrite it |
 //! | 24 | 4 | data | position of the data in the segment, in blocks |
@@ -129,7 +129,10 @@ pub(crate) struct Entry {
     pub image: Image,
     pub zero: bool,
     pub relocated: bool,
+    /// Blocks of the disk.
     pub count: u32,
+    /// Blocks that the data takes in the log, where it is packed.
+    pub packed: Option<u16>,
     pub block: u64,
     pub epoch: EpochNumber,
     pub data: u32,
@@ -143,6 +146,20 @@ impl Entry {
         self.block + u64::from(self.count)
     }
 
+    /// Blocks that its data takes in the log.
+    pub(crate) fn stored(&self) -> u32 {
+        match self.packed {
+            _ if self.zero => 0,
+            Some(blocks) => u32::from(blocks),
+            None => self.count,
+        }
+    }
+
+    /// First block of the segment behind its data.
+    pub(crate) fn data_end(&self) -> u64 {
+        u64::from(self.data) + u64::from(self.stored())
+    }
+
     pub(crate) fn encode(&self) -> [u8; ENTRY_SIZE] {
         let mut out = [0; ENTRY_SIZE];
         out[0..2].copy_from_slice(&self.disk.0.to_le_bytes());
@@ -150,8 +167,10 @@ impl Entry {
             Image::After => 1,
             Image::Base => 2,
         };
-        out[3] = u8::from(self.zero) | u8::from(self.relocated) << 1;
-        out[4..8].copy_from_slice(&self.count.to_le_bytes());
+        out[3] = u8::from(self.zero) | u8::from(self.relocated) << 1 | u8::from(self.packed.is_some()) << 2;
+        // An extent that is packed has 256 blocks at most.
+        let count = self.count | self.packed.map_or(0, |blocks| u32::from(blocks) << 16);
+        out[4..8].copy_from_slice(&count.to_le_bytes());
         out[8..16].copy_from_slice(&self.block.to_le_bytes());
         out[16..24].copy_from_slice(&self.epoch.0.to_le_bytes());
         out[24..28].copy_from_slice(&self.data.to_le_bytes());
@@ -168,12 +187,20 @@ impl Entry {
             _ => return Err("an extent of an unknown kind"),
         };
         let flags = from.u8()?;
+        let count = from.u32()?;
+        let (count, packed) = if flags & 4 == 0 {
+            (count, None)
+        } else {
+            let [low, high] = [count & 0xffff, count >> 16];
+            (low, u16::try_from(high).ok())
+        };
         let entry = Self {
             disk,
             image,
             zero: flags & 1 != 0,
             relocated: flags & 2 != 0,
-            count: from.u32()?,
+            count,
+            packed,
             block: from.u64()?,
             epoch: EpochNumber(from.u64()?),
             data: from.u32()?,
@@ -181,7 +208,8 @@ impl Entry {
             digest: from.array()?,
         };
         // The largest disk has 2^38 blocks; so no sum of these can wrap.
-        if flags & !3 != 0 || entry.count == 0 || entry.block >= 1 << 40 {
+        let packs_well = packed.is_none_or(|blocks| blocks > 0 && u32::from(blocks) < count && !entry.zero);
+        if flags & !7 != 0 || entry.count == 0 || entry.block >= 1 << 40 || !packs_well {
             return Err("an extent is out of bounds");
         }
         Ok(entry)

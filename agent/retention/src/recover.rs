@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use roaring::RoaringTreemap;
 
+use crate::apply::bytes_of;
 use crate::codec::{Reader, u64_of};
 use crate::error::StoreError;
 use crate::log::{Located, Log, Segment, damaged};
@@ -132,6 +133,9 @@ impl<S: Storage> Store<S> {
             super_sequence: superblock.sequence,
             open: None,
             pending: BTreeMap::new(),
+            pending_bytes: 0,
+            unapplied: None,
+            packing: true,
             job: None,
             damage: Vec::new(),
             examined: BTreeSet::new(),
@@ -193,6 +197,7 @@ impl<S: Storage> Store<S> {
         for images in self.pending.values_mut() {
             images.sort_unstable_by_key(Located::order);
         }
+        self.pending_bytes = self.pending.values().map(|images| bytes_of(images)).sum();
         // Epochs that changed nothing have no images, and still are complete.
         for epoch in applied.0 + 1..=self.state.committed.0 {
             let epoch = EpochNumber(epoch);
@@ -410,7 +415,7 @@ impl<S: Storage> Recovery<'_, S> {
         entries.iter().all(|entry| {
             let disk = self.superblock.disks.get(entry.disk.at());
             disk.is_some_and(|disk| entry.end() <= disk.blocks())
-                && (entry.zero || u64::from(entry.data) + u64::from(entry.count) <= u64::from(trailer.end))
+                && (entry.zero || entry.data_end() <= u64::from(trailer.end))
         })
     }
 

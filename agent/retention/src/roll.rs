@@ -136,6 +136,7 @@ impl<S: Storage> Store<S> {
             }
             // Nothing was written, so nothing has to be applied.
             self.pending.clear();
+            self.pending_bytes = 0;
             self.state.applied = self.state.committed;
         }
         let changed = self.changed_since(to)?;

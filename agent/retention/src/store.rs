@@ -20,6 +20,7 @@ use crate::superblock::Superblock;
 use crate::types::{
     BLOCK, DISK_ID_BYTES_MAX, DISKS_MAX, Disk, DiskIndex, EpochNumber, Origin, PointSpec, StoreUuid,
 };
+use crate::unapplied::Unapplied;
 
 mod points;
 
@@ -146,6 +147,12 @@ pub struct Store<S> {
     pub(crate) held: BTreeMap<EpochNumber, u32>,
     /// Content of epochs that are not applied.
     pub(crate) recent: Recent,
+    /// Bytes of complete epochs that are in no job yet.
+    pub(crate) pending_bytes: u64,
+    /// What the disks will hold when everything complete is applied; made when it is asked for.
+    pub(crate) unapplied: Option<Unapplied>,
+    /// Whether content is packed where that pays.
+    pub(crate) packing: bool,
 }
 
 impl<S: Storage> Store<S> {
@@ -217,6 +224,9 @@ impl<S: Storage> Store<S> {
             unreachable: BTreeMap::new(),
             held: BTreeMap::new(),
             recent: Recent::default(),
+            pending_bytes: 0,
+            unapplied: None,
+            packing: true,
         };
         // The first record makes the first segment, whose header holds the initial point.
         store.log.append_meta(
@@ -275,16 +285,18 @@ impl<S: Storage> Store<S> {
     /// Bytes of complete epochs that are not on the disks yet. What bounds the lag is the caller's to decide: it holds back
     /// the next epoch while this is too large.
     pub fn lag_bytes(&self) -> u64 {
-        let pending: u64 = self
-            .pending
-            .values()
-            .flatten()
-            .map(|located| u64::from(located.entry.count) * BLOCK)
-            .sum();
-        match &self.job {
-            None => pending,
-            Some(job) => job.left_bytes() + pending,
-        }
+        self.pending_bytes + self.job.as_ref().map_or(0, |job| job.left_bytes)
+    }
+
+    /// Bytes that the open epoch has so far.
+    pub fn open_bytes(&self) -> u64 {
+        self.open.as_ref().map_or(0, |open| open.bytes)
+    }
+
+    /// Whether content of more than a block is packed (LZ4) where that saves a quarter of its place; it is unless told
+    /// otherwise. What is packed already can be read either way.
+    pub fn set_packing(&mut self, packing: bool) {
+        self.packing = packing;
     }
 
     /// Keeps up to so many bytes of what comes in until it is on the disks, instead of reading it back from the log. Nothing

@@ -7,12 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::{u64_of, usize_of};
 use crate::error::StoreError;
-use crate::log::real_len;
+use crate::log::{is_whole, real_len};
+use crate::pack;
 use crate::record::Entry;
 use crate::scan::{Scan, Scanned, read_header};
 use crate::segment::footer_blocks;
 use crate::storage::{ObjectName, Storage};
-use crate::types::{BLOCK, BLOCK_SIZE, Disk, StoreUuid, digest};
+use crate::types::{BLOCK, BLOCK_SIZE, Disk, StoreUuid};
 
 /// Bytes that are not what was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,25 +138,28 @@ impl<S: Storage> Whole<'_, S> {
         Scan::new(self.storage, self.store, self.seq, len, self.disks, at)
     }
 
-    /// Looks at the zeros behind the content of extents whose last block is cut by the end of their disk: nothing reads them, and
-    /// no digest covers them.
+    /// Looks at the zeros behind the content of extents that are packed, or whose last block is cut by the end of their disk:
+    /// nothing reads them, and no digest covers them.
     fn look_behind(&self, record: &Scanned, walked: &mut Walked) -> Result<(), StoreError> {
         for entry in record.entries.iter().filter(|entry| !entry.zero) {
-            let len = usize_of(u64::from(entry.count)) * BLOCK_SIZE;
+            let len = usize_of(u64::from(entry.stored())) * BLOCK_SIZE;
             let Some(real) = self.disks.get(entry.disk.at()).map(|disk| real_len(entry, disk)) else {
                 continue;
             };
-            if real == len {
+            if real == len && entry.packed.is_none() {
                 continue;
             }
             let object = ObjectName::Segment(self.seq);
-            let mut block = vec![0; BLOCK_SIZE];
-            let offset = u64::from(entry.data) * BLOCK + u64_of(len - BLOCK_SIZE);
-            self.storage.read(object, offset, &mut block)?;
-            let behind = &block[real - (len - BLOCK_SIZE)..];
+            let offset = u64::from(entry.data) * BLOCK;
+            let mut stored = vec![0; len];
+            self.storage.read(object, offset, &mut stored)?;
+            let behind = match entry.packed {
+                Some(_) => pack::behind(&stored),
+                None => stored.get(real..).unwrap_or_default(),
+            };
             if let Some(at) = behind.iter().position(|byte| *byte != 0) {
-                let offset = offset + u64_of(BLOCK_SIZE - behind.len() + at);
-                let what = "not zero behind the end of a disk; nothing depends on it";
+                let offset = offset + u64_of(len - behind.len() + at);
+                let what = "not zero behind the end of the content; nothing depends on it";
                 walked.findings.push(Finding::new(object, offset, what));
             }
         }
@@ -170,13 +174,13 @@ impl<S: Storage> Whole<'_, S> {
                 continue;
             };
             let offset = u64::from(entry.data) * BLOCK;
-            let mut content = vec![0; usize_of(u64::from(entry.count)) * BLOCK_SIZE];
-            if offset + u64_of(content.len()) > self.len {
+            let mut stored = vec![0; usize_of(u64::from(entry.stored())) * BLOCK_SIZE];
+            if offset + u64_of(stored.len()) > self.len {
                 walked.unreadable.push(*entry);
                 continue;
             }
-            self.storage.read(object, offset, &mut content)?;
-            if digest(&content[..real_len(entry, disk)]) != entry.digest {
+            self.storage.read(object, offset, &mut stored)?;
+            if !is_whole(entry, disk, &stored) {
                 walked.unreadable.push(*entry);
             }
         }

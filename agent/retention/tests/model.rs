@@ -20,12 +20,13 @@ fn history(seed: u64) -> Result<(), String> {
     let mut world = World::new(!rng.one_in(4));
     for _ in 0..60 {
         let (disk, block, count) = range(&mut rng);
+        world.store.set_packing(rng.one_in(2));
         let done = match rng.below(12) {
             0..=3 => world.write(disk, block, count),
             4 => world.zero(disk, block, count),
             5 | 6 => world.commit(Offered::AsPoint).map(|_| ()),
             7 => world.commit(Offered::No).map(|_| ()),
-            8 => world.step().map(|_| ()),
+            8 => world.step_among_others(&mut rng).map(|_| ()),
             9 => {
                 world.abort();
                 Ok(())
@@ -51,6 +52,7 @@ fn history(seed: u64) -> Result<(), String> {
         };
         done.map_err(|err| err.to_string())?;
         world.check_points()?;
+        world.check_newest(&mut rng)?;
     }
     world.apply().map_err(|err| err.to_string())?;
     world.check()

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use mt_retention::testing::{Power, Rng, SimDisk, SimStorage};
 use mt_retention::{
     BLOCK_SIZE, Consistency, CreateOptions, Disk, DiskIndex, EpochNumber, Offered, OpenOptions, PointSpec,
-    Store, StoreError, TargetDisk, digest,
+    Store, StoreAccess, StoreError, TargetDisk, apply_step_of, digest,
 };
 
 /// Blocks of each disk; the last is cut to 512 bytes.
@@ -93,6 +93,42 @@ pub struct World {
     pub model: Model,
     pub time: i64,
     next_tag: Tag,
+}
+
+/// Everybody else who has a store that is being applied.
+struct Others<'a> {
+    world: &'a mut World,
+    rng: &'a mut Rng,
+    failed: Option<StoreError>,
+}
+
+impl Others<'_> {
+    fn act(&mut self) -> Result<(), StoreError> {
+        let world = &mut *self.world;
+        let block = usize::try_from(self.rng.below(BLOCKS as u64 - 1)).unwrap();
+        let oldest = world.model.offered.first().copied();
+        match (self.rng.below(7), oldest) {
+            (0 | 1, _) => world.write(block % DISKS, block, 2),
+            (2, _) => world.commit(Offered::AsPoint).map(|_| ()),
+            (3, Some(oldest)) if world.model.offered.len() > 2 => world.drop_point(oldest),
+            (4, _) => world.store.reclaim(100).map(|_| ()),
+            (5, _) => world.check_points().map_err(|what| StoreError::PointDamaged {
+                epoch: world.model.acked,
+                why: what,
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl StoreAccess<SimStorage> for Others<'_> {
+    fn with<T>(&mut self, work: impl FnOnce(&mut Store<SimStorage>) -> T) -> Option<T> {
+        let answer = work(&mut self.world.store);
+        if let Err(error) = self.act() {
+            self.failed.get_or_insert(error);
+        }
+        Some(answer)
+    }
 }
 
 impl World {
@@ -239,6 +275,21 @@ impl World {
     pub fn step(&mut self) -> Result<bool, StoreError> {
         let targets = Self::targets(&self.disks);
         Ok(self.store.apply_step(&targets, BUDGET)?.up_to_date)
+    }
+
+    /// One step, in which something else is done with the store whenever the step does not hold it.
+    pub fn step_among_others(&mut self, rng: &mut Rng) -> Result<bool, StoreError> {
+        let disks = self.disks.clone();
+        let mut others = Others {
+            world: self,
+            rng,
+            failed: None,
+        };
+        let done = apply_step_of(&mut others, &Self::targets(&disks), BUDGET)?.up_to_date;
+        match others.failed {
+            Some(error) => Err(error),
+            None => Ok(done && self.store.lag_bytes() == 0),
+        }
     }
 
     pub fn apply(&mut self) -> Result<(), StoreError> {
@@ -397,6 +448,42 @@ impl World {
             }
         }
         self.check_points()
+    }
+
+    /// Compares the disks, with what is on its way to them laid over, with the newest epoch. Nothing has to be applied.
+    pub fn check_newest(&mut self, rng: &mut Rng) -> Result<(), String> {
+        for index in 0..DISKS {
+            let wanted = bytes_of(&self.newest()[index]);
+            let from = usize::try_from(rng.below(SIZE as u64 / 512)).unwrap() * 512;
+            let newer = self
+                .store
+                .newer_than_disk(disk_index(index), from as u64, (SIZE - from) as u64)
+                .map_err(|err| format!("what is newer than disk {index}: {err}"))?;
+            // The disk is read later, when more may be on it.
+            if rng.one_in(2) && self.store.lag_bytes() > 0 {
+                self.step().map_err(|err| err.to_string())?;
+            }
+            let mut found = self.disks[index].content()[from..].to_vec();
+            for piece in newer {
+                let start = usize::try_from(piece.offset).unwrap() - from;
+                found[start..start + piece.content.len()].copy_from_slice(&piece.content);
+            }
+            if found != wanted[from..] {
+                return Err(format!(
+                    "disk {index} and the log are not together what epoch {} left",
+                    self.model.acked
+                ));
+            }
+        }
+        if (self.store.applied() == self.store.committed()) != (self.store.lag_bytes() == 0)
+            && self.store.lag_bytes() > 0
+        {
+            return Err(format!(
+                "a lag of {} bytes, and nothing lags",
+                self.store.lag_bytes()
+            ));
+        }
+        Ok(())
     }
 
     /// Reads every point and compares it with the model.
