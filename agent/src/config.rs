@@ -16,6 +16,7 @@ use toml::Spanned;
 
 use crate::disks::facts::LabDisk;
 use crate::error::{ExitCode, Explain};
+use crate::machines::lag::StoreSettings;
 
 mod explain;
 
@@ -43,6 +44,12 @@ pub const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Longest path of a socket, bytes. The kernel's `sun_path` holds 108 with the closing zero; the agent binds it under
 /// a name that is 4 longer and renames it.
 pub const SOCKET_PATH_BYTES_MAX: usize = 103;
+/// Least bytes that the disks may be allowed to be behind: a step of the applier.
+pub const LAG_BYTES_MIN: u64 = 4 << 20;
+/// Most bytes that the disks may be allowed to be behind.
+pub const LAG_BYTES_MAX: u64 = 1 << 40;
+/// Longest time that the disks may be allowed to be behind, seconds.
+pub const LAG_SECONDS_MAX: u64 = 86_400;
 /// Most lab disks.
 const LAB_DISKS_MAX: usize = 256;
 
@@ -76,6 +83,9 @@ struct RawTarget {
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 struct RawRetention {
     folder: Option<Spanned<String>>,
+    lag_bytes: Option<Spanned<i64>>,
+    lag_seconds: Option<Spanned<i64>>,
+    compression: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -139,6 +149,8 @@ pub struct Config {
     pub control: SocketAddr,
     /// Folder of the retention volume; none where no recovery points are kept.
     pub retention: Option<PathBuf>,
+    /// How the stores on it are to be held.
+    pub stores: StoreSettings,
     /// Who opens disks for the target; none where it does so itself.
     pub broker: Option<BrokerConfig>,
     /// Whether the lab setting is on.
@@ -160,6 +172,7 @@ impl Default for Config {
             listen: DEFAULT_LISTEN,
             control: DEFAULT_CONTROL,
             retention: None,
+            stores: StoreSettings::default(),
             broker: None,
             lab: false,
             plain: false,
@@ -335,6 +348,7 @@ impl Config {
         if let Some(folder) = &raw.retention.folder {
             config.retention = Some(absolute_path(folder, "folder")?);
         }
+        config.stores = store_settings(&raw.retention)?;
         if let Some(lab) = &raw.lab {
             let disks = lab_disks(&lab.disks)?;
             config.lab = lab.enabled;
@@ -406,6 +420,41 @@ fn broker_config(raw: &RawBroker, config: &Config) -> Result<BrokerConfig, Fault
         }
     }
     Ok(broker)
+}
+
+fn store_settings(raw: &RawRetention) -> Result<StoreSettings, Fault> {
+    let mut settings = StoreSettings::default();
+    if let Some(value) = &raw.lag_bytes {
+        settings.lag_bytes = within(value, "lag_bytes", LAG_BYTES_MIN, LAG_BYTES_MAX)?;
+    }
+    if let Some(value) = &raw.lag_seconds {
+        settings.lag_seconds = within(value, "lag_seconds", 1, LAG_SECONDS_MAX)?;
+    }
+    if let Some(value) = &raw.compression {
+        settings.packing = match value.get_ref().as_str() {
+            "lz4" => true,
+            "none" => false,
+            other => {
+                let found = format!("compression is {other:?}");
+                return Err(Fault::at(value, found, "it is \"lz4\" or \"none\""));
+            }
+        };
+    }
+    Ok(settings)
+}
+
+fn within(value: &Spanned<i64>, key: &str, min: u64, max: u64) -> Result<u64, Fault> {
+    u64::try_from(*value.get_ref())
+        .ok()
+        .filter(|number| (min..=max).contains(number))
+        .ok_or_else(|| {
+            let found = format!("{key} is {}", value.get_ref());
+            Fault::at(
+                value,
+                found,
+                format!("a number from {min} to {max} is right here"),
+            )
+        })
 }
 
 fn account_name(value: &Spanned<String>, key: &str, kind: &str) -> Result<String, Fault> {

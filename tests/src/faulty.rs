@@ -44,7 +44,6 @@ impl FaultyDisk {
     /// `ENOSPC`) while the trigger is set.
     pub fn new(scratch: &Scratch, size: u64, errno: &str, operations: &[&str]) -> Self {
         let trigger = scratch.join("disk-fails");
-        let at = scratch.sparse("faulty", 0);
         let mut words = vec![
             "--filter=error".to_owned(),
             "memory".to_owned(),
@@ -55,12 +54,28 @@ impl FaultyDisk {
             words.push(format!("{operation}-rate=1"));
             words.push(format!("{operation}-file={}", text(&trigger)));
         }
+        Self::serve(scratch, size, trigger, &words)
+    }
+
+    /// A disk of `size` bytes each of whose writes takes so many milliseconds longer.
+    pub fn slow(scratch: &Scratch, size: u64, milliseconds: u64) -> Self {
+        let words = [
+            "--filter=delay".to_owned(),
+            "memory".to_owned(),
+            format!("size={size}"),
+            format!("delay-write={milliseconds}ms"),
+        ];
+        Self::serve(scratch, size, scratch.join("disk-fails"), &words)
+    }
+
+    fn serve(scratch: &Scratch, size: u64, trigger: PathBuf, words: &[String]) -> Self {
+        let at = scratch.sparse("faulty", 0);
         let nbdkit = find_program("nbdkit").expect("nbdkit is there");
         // The server is a child of nbdfuse and ends with it.
         let child = Command::new(find_program("nbdfuse").expect("nbdfuse is there"))
             .arg(&at)
             .args(["[", text(&nbdkit), "--exit-with-parent"])
-            .args(&words)
+            .args(words)
             .arg("]")
             .stdin(Stdio::null())
             .stderr(std::fs::File::create(scratch.join("nbdfuse.log")).expect("scratch has room"))

@@ -40,6 +40,8 @@ pub struct Lab {
     pub address: SocketAddr,
     disks: Vec<LabDisk>,
     retention: Option<PathBuf>,
+    /// Bytes and seconds by which the disks may be behind.
+    lag: Option<(u64, u64)>,
     /// User and group of a target that asks a broker for its disks.
     brokered: Option<(String, String)>,
     /// The control port, where the target speaks TLS.
@@ -55,6 +57,7 @@ impl Lab {
             address: free_address(),
             disks: Vec::new(),
             retention: None,
+            lag: None,
             brokered: None,
             control: None,
             target: None,
@@ -110,6 +113,11 @@ impl Lab {
         self.retention = Some(folder.to_owned());
     }
 
+    /// Lets the disks be behind by so many bytes and seconds; heard at the next start.
+    pub fn limit_lag(&mut self, bytes: u64, seconds: u64) {
+        self.lag = Some((bytes, seconds));
+    }
+
     /// Has the configuration name a broker, for a target that runs as this user and group.
     pub fn ask_a_broker_as(&mut self, user: &str, group: &str) {
         self.brokered = Some((user.to_owned(), group.to_owned()));
@@ -159,6 +167,9 @@ impl Lab {
         };
         if let Some(folder) = &self.retention {
             let _ = write!(config, "\n[retention]\nfolder = \"{}\"\n", text(folder));
+            if let Some((bytes, seconds)) = self.lag {
+                let _ = write!(config, "lag_bytes = {bytes}\nlag_seconds = {seconds}\n");
+            }
         }
         if let Some((user, _)) = &self.brokered {
             let _ = write!(

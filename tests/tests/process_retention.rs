@@ -96,7 +96,10 @@ impl Scene {
                         && range.contains(&(block * BLOCK))
                     {
                         let file = self.store().join(segment["object"].as_str().expect("a name"));
-                        return (file, number("data") + block * BLOCK - range.start);
+                        // What is packed stands for the whole extent, wherever the block is in it.
+                        let packed = number("stored") < number("len");
+                        let into = if packed { 0 } else { block * BLOCK - range.start };
+                        return (file, number("data") + into);
                     }
                 }
             }

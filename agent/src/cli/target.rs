@@ -46,6 +46,7 @@ pub async fn run(args: &TargetArgs) -> Result<ExitCode, CliError> {
         },
         lab_disks: config.lab_disks.len(),
         retention: config.retention.clone(),
+        stores: config.stores,
     };
     let config = Arc::new(config);
     app::run(&settings, stop_on_signal()?, |target, stop| {

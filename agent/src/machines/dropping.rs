@@ -125,6 +125,7 @@ impl Machines {
             super::house::ALARM_POINT,
             super::house::ALARM_SPACE,
             super::house::ALARM_LATE,
+            super::house::ALARM_LAG,
         ] {
             self.hub().clear(alarm, name, now);
         }

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use mt_retention::policy::{Fullness, RoomDecision, to_make_room};
 use mt_retention::{Origin, StoreError};
 
+use super::lag::lag_seconds;
 use super::machine::{ALARM_FULL, FileStore, Machine};
 use super::points::{in_words_of_store, time_of};
 use super::registry::Machines;
@@ -22,6 +23,9 @@ pub const ALARM_POINT: &str = "point-damaged";
 /// Raised when the newest epoch of a machine is older than its policy allows.
 pub const ALARM_LATE: &str = "epoch-late";
 
+/// Raised when the disks of a machine are further behind than they may be.
+pub const ALARM_LAG: &str = "disks-behind";
+
 /// Percent of the volume at which a warning and a critical alarm are raised.
 const WARN_PERCENT: u64 = 80;
 const CRITICAL_PERCENT: u64 = 95;
@@ -38,6 +42,7 @@ pub fn keep(machines: &Machines, now: Timestamp) {
             (ALARM_POINT, damaged_points(&machine, now)),
             (ALARM_SPACE, filled(&machine, now)),
             (ALARM_LATE, late(&machine, now)),
+            (ALARM_LAG, behind(&machine, now)),
         ] {
             match alarm {
                 None => hub.clear(id, &machine.name, now),
@@ -182,6 +187,30 @@ fn late(machine: &Machine, now: Timestamp) -> Option<Alarm> {
             span_text(allowed)
         ),
         hint: "see whether its source still sends, and whether the target refuses it: \"mt-agent jobs list\""
+            .to_owned(),
+        since: now,
+    })
+}
+
+/// Whether the disks are further behind than they may be: then what a source sends waits for them.
+fn behind(machine: &Machine, now: Timestamp) -> Option<Alarm> {
+    let inner = machine.lock();
+    let store = inner.store.as_ref()?;
+    let allowed = machine.settings.lag_seconds;
+    // A failover needs the disks at the newest epoch, so this is what it would wait for.
+    let applied = store.applied();
+    (store.lag_bytes() > 0 && lag_seconds(store, now) > allowed).then(|| Alarm {
+        id: ALARM_LAG.to_owned(),
+        subject: machine.name.clone(),
+        severity: Severity::Warning,
+        text: format!(
+            "the disks of machine {} hold epoch {applied}, and the next one has been waiting for more than {}; what its source \
+             sends waits too",
+            machine.name,
+            span_text(allowed)
+        ),
+        hint: "nothing is lost: the epoch is in the log; see how busy the target disks and the retention volume are, or allow \
+               more with [retention] lag_seconds"
             .to_owned(),
         since: now,
     })

@@ -1,5 +1,6 @@
 //! What a session does with its machine: epochs come in.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -7,19 +8,18 @@ use mt_retention::{Consistency, DiskIndex, EpochNumber, Offered, PointSpec, Stor
 use mt_wire::{EndEpoch, EpochBegun, EpochDurable, Extent, Range};
 
 use super::error::MachineError;
-use super::machine::{Machine, OpenEpoch};
+use super::machine::{Machine, OpenEpoch, Received};
 
 /// How long an epoch whose session was lost is kept for its source to come back.
 const RESUME_TIME: Duration = Duration::from_secs(120);
 
 impl Machine {
-    /// Opens an epoch, or goes on with the one that is named. Before that every complete epoch is brought to the disks, so
-    /// that comparing with the disks is comparing with the newest epoch, and the lag never grows beyond one epoch.
+    /// Opens an epoch, or goes on with the one that is named, when the disks are near enough to the newest complete one.
     ///
     /// # Errors
     /// When the machine is busy, has failed, or the store refuses.
     pub fn begin_epoch(&self, session: u64, resume: [u8; 16]) -> Result<EpochBegun, MachineError> {
-        self.wait_applied()?;
+        self.wait_for_lag(0)?;
         let _pass = self.pass(session)?;
         let mut inner = self.lock();
         if let Some(busy) = inner.busy {
@@ -59,10 +59,13 @@ impl Machine {
             path: self.name.clone().into(),
             source,
         })?;
+        *self.received() = Received {
+            epoch_id: id,
+            settled: vec![0; self.disks.len()],
+        };
         inner.epoch = Some(OpenEpoch {
             id,
             number,
-            settled: vec![0; self.disks.len()],
             in_session: true,
             lost: None,
         });
@@ -82,20 +85,16 @@ impl Machine {
 
     /// Up to where a disk of the open epoch was received, bytes.
     pub fn settled(&self, epoch_id: [u8; 16], disk: DiskIndex) -> u64 {
-        let inner = self.lock();
-        let epoch = inner.epoch.as_ref().filter(|epoch| epoch.id == epoch_id);
-        epoch
-            .and_then(|epoch| epoch.settled.get(usize::from(disk.0)).copied())
-            .unwrap_or(0)
+        let received = self.received();
+        let settled = received.settled.get(usize::from(disk.0)).copied();
+        settled.filter(|_| received.epoch_id == epoch_id).unwrap_or(0)
     }
 
-    /// Notes up to where a disk of the open epoch was received, bytes.
-    pub fn note_settled(&self, disk: DiskIndex, offset: u64) {
-        if let Some(place) = self
-            .lock()
-            .epoch
-            .as_mut()
-            .and_then(|epoch| epoch.settled.get_mut(usize::from(disk.0)))
+    /// Notes up to where a disk of an epoch was received, bytes. Does not block.
+    pub fn note_settled(&self, epoch_id: [u8; 16], disk: DiskIndex, offset: u64) {
+        let mut received = self.received();
+        if received.epoch_id == epoch_id
+            && let Some(place) = received.settled.get_mut(usize::from(disk.0))
         {
             *place = offset;
         }
@@ -112,6 +111,8 @@ impl Machine {
         extents: &[Extent],
         payload: &[u8],
     ) -> Result<(), MachineError> {
+        // Before the fence: nobody who raises it should have to wait for the disks.
+        self.wait_for_lag(payload.len() as u64)?;
         let _pass = self.pass(session)?;
         let mut rest = payload;
         for extent in extents {
@@ -134,6 +135,7 @@ impl Machine {
     /// # Errors
     /// When the session is fenced, or the store or the disk fails.
     pub fn zero(&self, session: u64, disk: DiskIndex, ranges: &[Range]) -> Result<(), MachineError> {
+        self.wait_for_lag(ranges.iter().map(|range| range.len).sum())?;
         let _pass = self.pass(session)?;
         for range in ranges {
             self.put(disk, |store| store.zero(disk, range.offset, range.len))?
@@ -226,7 +228,11 @@ impl Machine {
         };
         let durable = if has_store {
             let acknowledged = self
-                .with_room(|store| store.commit_epoch(spec.clone(), Offered::AsPoint))
+                .with_room(|store| {
+                    // Under the lock, like the applier's "no longer".
+                    self.lags.store(true, Ordering::Release);
+                    store.commit_epoch(spec.clone(), Offered::AsPoint)
+                })
                 .map_err(|error| self.not_taken(error))?;
             EpochDurable {
                 epoch: acknowledged.epoch.0,
@@ -298,7 +304,7 @@ impl Machine {
             .map_or(EpochNumber(inner.direct_epoch), |store| store.committed())
     }
 
-    fn disk_error(
+    pub(super) fn disk_error(
         &self,
         attempted: &'static str,
         disk: DiskIndex,

@@ -1,20 +1,22 @@
 //! One open machine: its disks, its store, its applier.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use mt_retention::files::FileStorage;
-use mt_retention::{Disk, Store, StoreError, TargetDisk};
+use mt_retention::{Disk, Store, StoreAccess, StoreError, TargetDisk, apply_step_of};
 
 use super::catalogue::Catalogue;
 use super::disk::MachineDisk;
 use super::error::MachineError;
+use super::lag::StoreSettings;
 use crate::hub::{Alarm, Hub, Severity};
 use crate::state::machines::Policy;
 use crate::target::report::ALARM_RESYNC;
 
-/// Bytes that the applier brings to the disks while it holds the lock.
+/// Bytes that the applier brings to the disks in one step.
 const APPLY_BYTES: u64 = 4 << 20;
 
 /// Raised while complete epochs cannot be brought to the disks, since the store has no room for before-images.
@@ -30,12 +32,28 @@ pub struct OpenEpoch {
     pub id: [u8; 16],
     /// Its number.
     pub number: u64,
-    /// Up to where each disk was received, bytes.
-    pub settled: Vec<u64>,
     /// Whether a session works on it.
     pub in_session: bool,
     /// When its session was lost.
     pub lost: Option<Instant>,
+}
+
+/// How far an epoch was received.
+#[derive(Debug, Default)]
+pub struct Received {
+    /// Which epoch.
+    pub epoch_id: [u8; 16],
+    /// Up to where each disk was received, bytes.
+    pub settled: Vec<u64>,
+}
+
+/// The store of a machine, one lock at a time.
+struct Shared<'a>(&'a Machine);
+
+impl StoreAccess<FileStorage> for Shared<'_> {
+    fn with<T>(&mut self, work: impl FnOnce(&mut FileStore) -> T) -> Option<T> {
+        self.0.lock().store.as_mut().map(work)
+    }
 }
 
 /// What the lock guards.
@@ -66,7 +84,12 @@ pub struct Machine {
     /// Its disks, in the order of the store.
     pub disks: Vec<MachineDisk>,
     pub(super) hub: Hub,
+    pub(super) settings: StoreSettings,
+    /// Whether complete epochs may not be on the disks yet. True before any epoch is complete that they lack.
+    pub(super) lags: AtomicBool,
     inner: Mutex<Inner>,
+    /// How far the open epoch is. Its lock is never held while anything else is waited for: tasks that must not block take it.
+    received: Mutex<Received>,
     /// Taken before the store's lock where both are held.
     catalogue: Mutex<Option<Catalogue>>,
     changed: Condvar,
@@ -87,10 +110,13 @@ impl Machine {
         store: Option<(FileStore, Option<Catalogue>)>,
         generation: u64,
         policy: Policy,
+        settings: StoreSettings,
         hub: Hub,
     ) -> Result<Arc<Self>, MachineError> {
         let (store, catalogue) = store.map_or((None, None), |(store, catalogue)| (Some(store), catalogue));
         let machine = Arc::new(Self {
+            settings,
+            lags: AtomicBool::new(store.is_some()),
             catalogue: Mutex::new(catalogue),
             inner: Mutex::new(Inner {
                 store,
@@ -109,6 +135,7 @@ impl Machine {
             name,
             disks,
             hub,
+            received: Mutex::default(),
         });
         if machine.lock().store.is_some() {
             let weak = Arc::downgrade(&machine);
@@ -150,6 +177,11 @@ impl Machine {
     /// Takes the lock.
     pub fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How far the open epoch is.
+    pub(super) fn received(&self) -> MutexGuard<'_, Received> {
+        self.received.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Wakes whoever waits for a change.
@@ -272,31 +304,6 @@ impl Machine {
         self.with_store(|store| super::folder::check(&self.name, store, catalogue.as_ref(), segment))
     }
 
-    /// Waits until every complete epoch is on the disks.
-    ///
-    /// # Errors
-    /// When applying failed, or waits for room.
-    pub fn wait_applied(&self) -> Result<(), MachineError> {
-        let mut inner = self.lock();
-        loop {
-            if let Some(why) = &inner.failed {
-                return Err(self.resync(why));
-            }
-            let Some(store) = &inner.store else { return Ok(()) };
-            if store.applied() == store.committed() {
-                return Ok(());
-            }
-            if inner.waits_for_room {
-                let status = store.status();
-                return Err(self.store_error(StoreError::Full {
-                    used: status.used,
-                    capacity: status.capacity,
-                }));
-            }
-            inner = self.wait(inner, Duration::from_secs(1));
-        }
-    }
-
     /// Ends the applier; complete epochs that are not on the disks are brought there when the store is opened again.
     pub fn stop(&self) {
         self.keep_catalogue();
@@ -309,15 +316,18 @@ impl Machine {
 
     /// Does one step of applying, or waits for something to apply. Says whether to go on.
     fn apply_or_wait(&self) -> bool {
-        let mut inner = self.lock();
+        let inner = self.lock();
         if inner.stop {
             return false;
         }
-        let idle = inner.failed.is_some()
-            || inner
-                .store
-                .as_ref()
-                .is_none_or(|store| store.applied() == store.committed());
+        let up_to_date = inner
+            .store
+            .as_ref()
+            .is_none_or(|store| store.applied() == store.committed());
+        if up_to_date {
+            self.lags.store(false, Ordering::Release);
+        }
+        let idle = inner.failed.is_some() || up_to_date;
         if idle || inner.waits_for_room {
             let mut inner = self.wait(inner, Duration::from_secs(1));
             if inner.waits_for_room {
@@ -325,13 +335,13 @@ impl Machine {
             }
             return !inner.stop;
         }
-        let Some(store) = inner.store.as_mut() else {
-            return false;
-        };
-        let targets = self.targets();
-        match store.apply_step(&targets, APPLY_BYTES) {
-            Ok(progress) if progress.up_to_date => self.notify(),
-            Ok(_) => {}
+        drop(inner);
+        // The lock is taken for what is done with the log only: a disk that is slow or hangs keeps nobody from the store.
+        let done = apply_step_of(&mut Shared(self), &self.targets(), APPLY_BYTES);
+        let mut inner = self.lock();
+        match done {
+            // Whoever waits for the disks to come nearer looks again.
+            Ok(_) => self.notify(),
             Err(error @ StoreError::Full { .. }) => {
                 drop(inner);
                 let made = self.make_room();

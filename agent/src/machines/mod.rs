@@ -19,6 +19,7 @@ pub mod forecast;
 pub mod house;
 pub mod ingest;
 pub mod jobs;
+pub mod lag;
 pub mod machine;
 pub mod points;
 pub mod registry;

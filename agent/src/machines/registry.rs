@@ -17,6 +17,7 @@ use super::disk::MachineDisk;
 use super::error::MachineError;
 use super::folder::{self, Opened};
 use super::forecast::Forecast;
+use super::lag::StoreSettings;
 use super::machine::{FileStore, Machine};
 use super::volume::{self, Volume};
 use crate::disks::access::DiskAccess;
@@ -43,6 +44,7 @@ pub struct Machines {
     disks: DiskAccess,
     /// Folder of the retention volume; none where no points are kept.
     retention: Option<PathBuf>,
+    settings: StoreSettings,
     open: Arc<Mutex<HashMap<String, Arc<Machine>>>>,
     forecast: Arc<Mutex<Forecast>>,
     /// Held while the store of a machine that is not open is opened for one look: the next one waits instead of finding
@@ -52,11 +54,12 @@ pub struct Machines {
 
 impl Machines {
     /// No machine is open.
-    pub fn new(hub: Hub, disks: DiskAccess, retention: Option<PathBuf>) -> Self {
+    pub fn new(hub: Hub, disks: DiskAccess, retention: Option<PathBuf>, settings: StoreSettings) -> Self {
         Self {
             hub,
             disks,
             retention,
+            settings,
             open: Arc::default(),
             forecast: Arc::default(),
             one_look: Arc::default(),
@@ -163,6 +166,7 @@ impl Machines {
         if let Some((store, _)) = &mut store {
             generation = self.agree_on_generation(name, store, generation)?;
             store.set_memory(memory);
+            store.set_packing(self.settings.packing);
         }
         let machine = Machine::start(
             name.to_owned(),
@@ -170,6 +174,7 @@ impl Machines {
             store,
             generation,
             record.policy,
+            self.settings,
             self.hub.clone(),
         )?;
         open.insert(name.to_owned(), Arc::clone(&machine));

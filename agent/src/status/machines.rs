@@ -16,6 +16,7 @@ use crate::failover::table;
 use crate::machines::error::MachineError;
 use crate::machines::exports::Exported;
 use crate::machines::failover::Answer;
+use crate::machines::lag::lag_seconds;
 use crate::machines::machine::FileStore;
 use crate::machines::points::{Wanted, in_words_of_store, time_of};
 use crate::machines::volume;
@@ -105,6 +106,9 @@ pub struct StoreDoc {
     pub applied: u64,
     /// Bytes of complete epochs that are not on the disks yet.
     pub lag_bytes: u64,
+    /// For how long the oldest of them has been waiting, seconds.
+    #[serde(default)]
+    pub lag_seconds: u64,
     /// Points on offer.
     pub points: u64,
     /// Bytes taken on the volume.
@@ -386,6 +390,7 @@ fn store_doc(store: &FileStore, failed: Option<String>) -> StoreDoc {
         committed: status.committed.0,
         applied: status.applied.0,
         lag_bytes: status.lag_bytes,
+        lag_seconds: lag_seconds(store, Timestamp::now()),
         points: status.points,
         used: status.used,
         capacity: status.capacity,

@@ -257,7 +257,7 @@ fn stores(registry: &mut Registry, retention: &RetentionDoc, machines: &[Machine
         }
     }
     let family = Family::<OfMachine, Number>::default;
-    let (used, capacity, lag) = (family(), family(), family());
+    let (used, capacity, lag, lag_seconds) = (family(), family(), family(), family());
     let (points, damaged, committed, applied, stopped) = (family(), family(), family(), family(), family());
     for (machine, store) in machines.iter().filter_map(|m| m.store.as_ref().map(|s| (m, s))) {
         let labels = OfMachine {
@@ -267,6 +267,7 @@ fn stores(registry: &mut Registry, retention: &RetentionDoc, machines: &[Machine
             (&used, store.used),
             (&capacity, store.capacity),
             (&lag, store.lag_bytes),
+            (&lag_seconds, store.lag_seconds),
             (&points, store.points),
             (&damaged, store.points_damaged),
             (&committed, store.committed),
@@ -307,6 +308,11 @@ fn stores(registry: &mut Registry, retention: &RetentionDoc, machines: &[Machine
             "retention_applied_epoch",
             "The newest epoch that is on the disks",
             applied,
+        ),
+        (
+            "retention_lag_seconds",
+            "For how long the oldest epoch that is not on the disks has been waiting",
+            lag_seconds,
         ),
         (
             "retention_stopped",

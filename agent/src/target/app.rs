@@ -25,6 +25,7 @@ use crate::identity::keeper::Keeper;
 use crate::machines::exports::Exports;
 use crate::machines::failover::Failovers;
 use crate::machines::jobs::Jobs;
+use crate::machines::lag::StoreSettings;
 use crate::machines::registry::Machines;
 use crate::model::Pair;
 use crate::net::door::Door;
@@ -63,6 +64,8 @@ pub struct Settings {
     pub lab_disks: usize,
     /// Folder of the retention volume; none where no points are kept.
     pub retention: Option<PathBuf>,
+    /// How its stores are to be held.
+    pub stores: StoreSettings,
 }
 
 /// A target that is up: its parts, for the local socket.
@@ -87,7 +90,12 @@ pub struct Target {
 impl Target {
     /// The parts of a target with these settings; no machine is open.
     pub fn new(hub: Hub, settings: &Settings, keeper: Option<Keeper>) -> Self {
-        let machines = Machines::new(hub.clone(), settings.disks.clone(), settings.retention.clone());
+        let machines = Machines::new(
+            hub.clone(),
+            settings.disks.clone(),
+            settings.retention.clone(),
+            settings.stores,
+        );
         let exports = Exports::new(settings.state_dir.join("exports"));
         Self {
             hub,

@@ -35,7 +35,8 @@ pub struct MachineSession {
     /// The store's identity; all zero when there is none.
     store_id: [u8; 16],
     newest_epoch: u64,
-    epoch_id: [u8; 16],
+    /// The epoch whose disks are gone over; all zero before the first.
+    pub(super) epoch_id: [u8; 16],
 }
 
 impl MachineSession {
@@ -330,9 +331,14 @@ impl Session {
     }
 
     /// The session is over: an epoch that was not ended waits for its source to come back.
-    pub(super) fn machine_over(&mut self, outcome: &Outcome) {
+    pub(super) async fn machine_over(&mut self, outcome: &Outcome) {
         if let Some(session) = &self.machine {
-            session.machine.session_lost();
+            let machine = Arc::clone(&session.machine);
+            // It waits for the machine's lock. The claims to the disks are held until it is through.
+            let noted = tokio::task::spawn_blocking(move || machine.session_lost()).await;
+            if let Err(error) = noted {
+                tracing::error!("the end of a session was not noted by a fault of ours: {error}");
+            }
         }
         if let Some(report) = self.machine_report.take() {
             report.end(&self.hub, outcome, Timestamp::now());

@@ -194,7 +194,7 @@ impl Session {
         if let (Some(settled), Some(session)) = (self.core.disk_settled(), &self.machine)
             && let Some(place) = session.place(self.core.disk())
         {
-            session.machine.note_settled(place, settled);
+            session.machine.note_settled(session.epoch_id, place, settled);
         }
         for action in actions {
             let action = match action {
@@ -324,7 +324,20 @@ impl Session {
             };
             self.waiting.pop_front();
             let Some(disk) = self.disk() else { return };
-            self.submit(move || match region::read(&disk.device, offset, &mut buffer) {
+            let machine = self.machine.as_ref().and_then(|session| {
+                let place = session.place(self.core.disk())?;
+                Some((Arc::clone(&session.machine), place))
+            });
+            let read = move |buffer: &mut PooledBuf| match &machine {
+                // What is on its way to the disk counts too.
+                Some((machine, place)) => machine
+                    .read_newest(*place, &disk.device, offset, buffer)
+                    .map_err(|error| error.refusal()),
+                None => {
+                    region::read(&disk.device, offset, buffer).map_err(|error| disk_failed(&disk, &error))
+                }
+            };
+            self.submit(move || match read(&mut buffer) {
                 Ok(Content::Read) => {
                     let blocks = digest::blocks(&buffer);
                     Answer::Region {
@@ -338,7 +351,7 @@ impl Session {
                     buffer: None,
                     blocks: vec![None; block_count(len)],
                 },
-                Err(error) => Answer::Event(Event::Failed(disk_failed(&disk, &error))),
+                Err(refusal) => Answer::Event(Event::Failed(refusal)),
             });
         }
     }
@@ -486,7 +499,7 @@ impl Session {
 
     async fn end(mut self, outcome: Outcome) {
         self.tell_progress();
-        self.machine_over(&outcome);
+        self.machine_over(&outcome).await;
         match (self.report.take(), &outcome) {
             (Some(report), _) => report.end(&self.hub, &outcome, Timestamp::now()),
             _ if self.machine_report.is_some() => {}

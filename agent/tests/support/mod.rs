@@ -17,6 +17,7 @@ use mt_agent::disks::facts::LabDisk;
 use mt_agent::disks::inventory::DiskScope;
 use mt_agent::error::CliError;
 use mt_agent::hub::{Alarm, Hub, Severity};
+use mt_agent::machines::lag::StoreSettings;
 use mt_agent::state::State;
 use mt_agent::status::server::serve;
 use mt_agent::target::app::{Settings, Target};
@@ -89,6 +90,7 @@ impl Served {
             disks: DiskAccess::Own(DiskScope::new(&config.lab_disks, &[])),
             lab_disks: config.lab_disks.len(),
             retention: None,
+            stores: StoreSettings::default(),
         };
         let target = Target::new(Hub::new(state, Timestamp::now()), &settings, None);
         let runtime = tokio::runtime::Builder::new_multi_thread()
