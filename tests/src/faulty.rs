@@ -43,16 +43,33 @@ impl FaultyDisk {
     /// A disk of `size` bytes that answers reads or writes (`error-pwrite`, `error-pread`, ...) with `errno` (`EIO`,
     /// `ENOSPC`) while the trigger is set.
     pub fn new(scratch: &Scratch, size: u64, errno: &str, operations: &[&str]) -> Self {
+        let plugin = ["memory".to_owned(), format!("size={size}")];
+        Self::serve(scratch, &plugin, size, errno, operations, "1")
+    }
+
+    /// A disk whose content is in `file`, also after it was pulled out. While the trigger is set, each request fails by chance:
+    /// one in twenty, so that some of what is written in one go is there and some is not.
+    pub fn now_and_then(scratch: &Scratch, file: &Path, errno: &str, operations: &[&str]) -> Self {
+        let size = std::fs::metadata(file).expect("the file is there").len();
+        let plugin = ["file".to_owned(), text(file).to_owned()];
+        Self::serve(scratch, &plugin, size, errno, operations, "0.05")
+    }
+
+    fn serve(
+        scratch: &Scratch,
+        plugin: &[String],
+        size: u64,
+        errno: &str,
+        operations: &[&str],
+        rate: &str,
+    ) -> Self {
         let trigger = scratch.join("disk-fails");
         let at = scratch.sparse("faulty", 0);
-        let mut words = vec![
-            "--filter=error".to_owned(),
-            "memory".to_owned(),
-            format!("size={size}"),
-            format!("error={errno}"),
-        ];
+        let mut words = vec!["--filter=error".to_owned()];
+        words.extend_from_slice(plugin);
+        words.push(format!("error={errno}"));
         for operation in operations {
-            words.push(format!("{operation}-rate=1"));
+            words.push(format!("{operation}-rate={rate}"));
             words.push(format!("{operation}-file={}", text(&trigger)));
         }
         let nbdkit = find_program("nbdkit").expect("nbdkit is there");
