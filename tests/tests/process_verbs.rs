@@ -462,59 +462,6 @@ fn alarms_are_in_status_events_metrics_and_journal() {
     scene.lab.stop();
 }
 
-/// Machines that share points are failed over, committed and taken back together, to a point that all of them have.
-#[test]
-fn a_group_is_failed_over_to_a_point_that_all_of_it_have() {
-    let mut scene = scene(&["app01", "db01"]);
-    for name in ["app01", "db01"] {
-        scene.verb(&["policy", name, "--group", "shop"]).expect_done();
-    }
-    let targets = |scene: &Scene| -> Vec<blake3::Hash> {
-        let targets = scene.machines.iter();
-        targets.map(|(_, _, target)| digest(target, SIZE)).collect()
-    };
-    let change = |scene: &Scene, seed: u64| -> Vec<blake3::Hash> {
-        let sources = scene.machines.iter().zip(0..);
-        sources
-            .map(|((_, source, _), at)| {
-                change_blocks(source, SIZE, 4096, 20, seed + at);
-                digest(source, SIZE)
-            })
-            .collect()
-    };
-    let shared = change(&scene, 10);
-    for machine in 0..2 {
-        scene.send_of(machine, &["--point-name", "noon"]).expect_done();
-    }
-    let newest = change(&scene, 20);
-    // One machine alone has this one: it is no point of the group.
-    scene.send_of(0, &["--point-name", "one"]).expect_done();
-    scene.send_of(1, &[]).expect_done();
-    // The disks trail what was acknowledged.
-    wait_until("the newest epochs to be on the disks", || {
-        targets(&scene) == newest
-    });
-    scene
-        .verb(&["failover", "shop", "--to", "one"])
-        .expect_error(2, &["group shop has no point \"one\"", "2 machines"]);
-    assert_eq!(targets(&scene), newest, "none of them was touched");
-    scene.verb(&["failover", "shop", "--to", "latest"]).expect_done();
-    assert_eq!(targets(&scene), shared);
-    for name in ["app01", "db01"] {
-        assert_eq!(scene.machine(name)["failover"], "awaiting-commit");
-    }
-    scene.verb(&["cancel", "shop"]).expect_done();
-    assert_eq!(targets(&scene), newest, "each is back where its replication was");
-    scene.verb(&["failover", "shop", "--to", "noon"]).expect_done();
-    assert_eq!(targets(&scene), shared);
-    scene.verb(&["commit", "shop", "--keep-undo", "1h"]).expect_done();
-    scene.verb(&["undo", "shop"]).expect_done();
-    for name in ["app01", "db01"] {
-        assert_eq!(scene.machine(name)["failover"], "undone");
-    }
-    scene.lab.stop();
-}
-
 /// A roll while a roll runs is refused, and a failover fences a source that is still writing: nothing of it arrives.
 #[test]
 fn acts_that_meet_do_not_mix() {
