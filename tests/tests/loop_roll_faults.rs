@@ -268,8 +268,8 @@ fn loop_a_disk_that_is_pulled_out_in_a_roll_is_missed_and_another_one_is_left_al
 
     let right = Loop::attach(&content, &[]);
     put(Some(right.path()));
-    scene.roll("first").expect_done();
-    assert_eq!(scene.disks(), scene.first);
+    // The roll was decided before the disk went. The agent, which has missed it since its start, brings it to its end by itself.
+    wait_until("the roll to end by itself", || scene.disks() == scene.first);
     scene.all_is_well();
     scene.lab.stop();
 }

@@ -234,6 +234,15 @@ fn a_group_goes_no_further_than_its_weakest_machine() {
             .verb(&["failover", GROUP, "--to", to])
             .expect_error(2, &[why]);
     }
+    // A point of another machine is none, and a damaged one is refused, for a machine alone as well.
+    for verb in ["failover", "roll"] {
+        scene
+            .verb(&[verb, "db01", "--to", "night"])
+            .expect_error(2, &["\"night\" is no point of machine db01"]);
+        scene
+            .verb(&[verb, "db01", "--to", "evening"])
+            .expect_error(7, &["point 2 is damaged", "points list"]);
+    }
     assert_eq!(scene.states(), ["replicating", "replicating"]);
     assert_eq!(scene.targets(), newest);
 

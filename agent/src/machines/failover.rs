@@ -292,6 +292,9 @@ impl Failovers {
                 State::Replicating if record.store.is_some() => {
                     if let Err(error) = self.machines.open(&name) {
                         tracing::warn!("machine {name} cannot be opened: {error}");
+                        if let MachineError::Disk { .. } = error {
+                            self.fallen.note(&name);
+                        }
                     }
                     continue;
                 }

@@ -1,4 +1,4 @@
-//! Machines whose target disk failed: opened anew when the disk is there again.
+//! Machines whose target disk failed, or was missing when the agent started: opened anew when the disk is there again.
 //!
 //! An error of a disk stops the machine: what the disk took, and whether a flush that failed made any of it durable, nobody
 //! knows. Nothing is lost by that, since all that is newer than the last flush that succeeded is in the log. Opening the machine
@@ -40,7 +40,8 @@ impl Fallen {
         self.machines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, name: &str) {
+    /// This machine is to be opened anew.
+    pub(super) fn note(&self, name: &str) {
         self.lock().entry(name.to_owned()).or_insert_with(|| Next {
             at: Instant::now(),
             wait: WAIT_MIN,
@@ -113,12 +114,9 @@ impl Failovers {
                 continue;
             };
             match self.revive(&name).and_then(|()| self.machines.open(&name)) {
-                Ok(_) => tracing::info!(machine = name, "opened anew after an error of a target disk"),
+                Ok(_) => tracing::info!(machine = name, "opened anew, its target disks are there again"),
                 Err(error) if self.fallen.is_news(&name, &error.to_string()) => {
-                    tracing::warn!(
-                        machine = name,
-                        "cannot be opened anew after an error of a target disk: {error}"
-                    );
+                    tracing::warn!(machine = name, "cannot be opened anew: {error}");
                 }
                 Err(_) => {}
             }
