@@ -18,7 +18,8 @@ packages_of() {
     # bindgen reads the headers of libblkid and libudev with libclang when blkid-sys and udev are built.
     build) echo build-essential pkg-config clang libclang-dev libudev-dev libblkid-dev ca-certificates curl git ;;
     disk) echo mmdebstrap python3 openssl e2fsprogs xfsprogs fdisk extlinux syslinux-common mount udev ;;
-    qemu) echo qemu-system-x86 qemu-utils ;;
+    # With what reads a served recovery point.
+    qemu) echo qemu-system-x86 qemu-utils libnbd-bin ;;
     # Failing disks in user space, and disks that somebody else uses.
     faults) echo nbdkit libnbd-bin fuse3 lvm2 mdadm strace ;;
     guest) echo busybox-static cpio zstd kmod udev lvm2 mdadm e2fsprogs xfsprogs reiserfsprogs fdisk libc-bin binutils ;;
@@ -32,7 +33,7 @@ packages_of() {
     installer)
         echo grub-common grub-pc-bin grub-efi-amd64-signed shim-signed dosfstools mtools squashfs-tools mount fdisk e2fsprogs
         ;;
-    bench) echo nbdkit libnbd-bin rsync ;;
+    bench) echo nbdkit libnbd-bin rsync fio ;;
     # Two hosts in network namespaces.
     network) echo iproute2 ;;
     deny) echo python3 python3-venv ;;

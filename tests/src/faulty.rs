@@ -43,18 +43,16 @@ impl FaultyDisk {
     /// A disk of `size` bytes that answers reads or writes (`error-pwrite`, `error-pread`, ...) with `errno` (`EIO`,
     /// `ENOSPC`) while the trigger is set.
     pub fn new(scratch: &Scratch, size: u64, errno: &str, operations: &[&str]) -> Self {
-        let trigger = scratch.join("disk-fails");
-        let mut words = vec![
-            "--filter=error".to_owned(),
-            "memory".to_owned(),
-            format!("size={size}"),
-            format!("error={errno}"),
-        ];
-        for operation in operations {
-            words.push(format!("{operation}-rate=1"));
-            words.push(format!("{operation}-file={}", text(&trigger)));
-        }
-        Self::serve(scratch, size, trigger, &words)
+        let plugin = ["memory".to_owned(), format!("size={size}")];
+        Self::failing(scratch, &plugin, size, errno, operations, "1")
+    }
+
+    /// A disk whose content is in `file`, also after it was pulled out. While the trigger is set, each request fails by chance:
+    /// one in twenty, so that some of what is written in one go is there and some is not.
+    pub fn now_and_then(scratch: &Scratch, file: &Path, errno: &str, operations: &[&str]) -> Self {
+        let size = std::fs::metadata(file).expect("the file is there").len();
+        let plugin = ["file".to_owned(), text(file).to_owned()];
+        Self::failing(scratch, &plugin, size, errno, operations, "0.05")
     }
 
     /// A disk of `size` bytes each of whose writes takes so many milliseconds longer.
@@ -66,6 +64,25 @@ impl FaultyDisk {
             format!("delay-write={milliseconds}ms"),
         ];
         Self::serve(scratch, size, scratch.join("disk-fails"), &words)
+    }
+
+    fn failing(
+        scratch: &Scratch,
+        plugin: &[String],
+        size: u64,
+        errno: &str,
+        operations: &[&str],
+        rate: &str,
+    ) -> Self {
+        let trigger = scratch.join("disk-fails");
+        let mut words = vec!["--filter=error".to_owned()];
+        words.extend_from_slice(plugin);
+        words.push(format!("error={errno}"));
+        for operation in operations {
+            words.push(format!("{operation}-rate={rate}"));
+            words.push(format!("{operation}-file={}", text(&trigger)));
+        }
+        Self::serve(scratch, size, trigger, &words)
     }
 
     fn serve(scratch: &Scratch, size: u64, trigger: PathBuf, words: &[String]) -> Self {

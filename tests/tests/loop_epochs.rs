@@ -29,12 +29,21 @@ fn number_of(variable: &str, otherwise: u64) -> u64 {
 /// Kills the target where it stands at times that nobody chose, and starts it again.
 struct Killer {
     random: Random,
-    /// How often in each act.
-    times: u64,
+    /// How often in all acts together, and how many acts there are: spread evenly over them.
+    wanted: u64,
+    acts: u64,
+    /// Acts so far.
+    act: u64,
     kills: u64,
 }
 
 impl Killer {
+    /// How often it strikes in the next act.
+    fn times(&mut self) -> u64 {
+        self.act += 1;
+        (self.wanted * self.act / self.acts).saturating_sub(self.kills)
+    }
+
     fn strike(&mut self, lab: &mut Lab, within_ms: u64) {
         std::thread::sleep(Duration::from_millis(self.random.below(within_ms)));
         lab.crash_and_restart();
@@ -43,7 +52,7 @@ impl Killer {
 
     /// Brings the disks to a point through any number of deaths.
     fn roll(&mut self, lab: &mut Lab, to: &str) {
-        for _ in 0..self.times {
+        for _ in 0..self.times() {
             lab.verb(&["roll", MACHINE, "--to", to, "--no-wait"])
                 .expect_done();
             self.strike(lab, 300);
@@ -55,6 +64,16 @@ impl Killer {
 /// The disks, in the end, are what the file systems were when they were frozen, at every point, whoever died meanwhile.
 #[test]
 fn loop_every_point_of_a_machine_is_what_its_frozen_file_systems_were() {
+    every_point_is_what_the_file_systems_were(number_of("MT_EPOCHS", 50), number_of("MT_KILLS", 30));
+}
+
+/// The same with a target that dies three times in each act and more.
+#[test]
+fn long_every_point_is_what_its_file_systems_were_whoever_died_two_hundred_times() {
+    every_point_is_what_the_file_systems_were(number_of("MT_EPOCHS", 50), number_of("MT_KILLS", 200));
+}
+
+fn every_point_is_what_the_file_systems_were(epochs: u64, wanted_kills: u64) {
     needs!(
         loop,
         "mkfs.ext4",
@@ -64,14 +83,15 @@ fn loop_every_point_of_a_machine_is_what_its_frozen_file_systems_were() {
         "dpkg",
         "dpkg-deb"
     );
-    let (epochs, wanted_kills) = (number_of("MT_EPOCHS", 10), number_of("MT_KILLS", 30));
     let seed = number_of("MT_SEED", 7);
     println!("MT_SEED={seed} MT_KILLS={wanted_kills} MT_EPOCHS={epochs}");
     let step = usize::try_from(epochs.div_ceil(5)).expect("few epochs");
     let rolls = 2 * epochs.div_ceil(step as u64);
     let mut killer = Killer {
         random: Random::new(seed + 1),
-        times: wanted_kills.div_ceil(epochs + rolls),
+        wanted: wanted_kills,
+        acts: epochs + rolls,
+        act: 0,
         kills: 0,
     };
     let mut lab = Lab::new();
@@ -145,7 +165,7 @@ fn loop_every_point_of_a_machine_is_what_its_frozen_file_systems_were() {
         let more = ["--consistency", "file-system", "--point-name", &name];
         let command = lab.epoch_command(lab.address, MACHINE, &named, &more);
         let sending = Running::start(command, lab.scratch.path());
-        for _ in 0..killer.times {
+        for _ in 0..killer.times() {
             killer.strike(&mut lab, 1500);
         }
         // A source that no target has answered yet gives up at once; any other goes on by itself. The target may die while the

@@ -9,11 +9,11 @@ use mt_tests::data::{Fill, MIB, digest, fill, write_at};
 use mt_tests::disks::{Canaries, run, text};
 use mt_tests::lab::Lab;
 use mt_tests::needs;
+use mt_tests::stores::{BLOCK, data_of, flip};
 use serde_json::Value;
 
 const SIZE: u64 = 16 * MIB;
 const MACHINE: &str = "db01";
-const BLOCK: u64 = 4096;
 
 struct Scene {
     lab: Lab,
@@ -83,28 +83,8 @@ impl Scene {
         self.offline(&args).expect_done().json()
     }
 
-    /// Where the data of an epoch's image of a block lies: file and offset.
     fn data_of(&self, epoch: u64, block: u64) -> (PathBuf, u64) {
-        let view = self.inspect(&["--extents"]);
-        for segment in view["segments"].as_array().expect("a list") {
-            for record in segment["records"].as_array().expect("a list") {
-                for extent in record["extents"].as_array().expect("a list") {
-                    let number = |key: &str| extent[key].as_u64().expect("a number");
-                    let range = number("offset")..number("offset") + number("len");
-                    if extent["image"] == "after-image"
-                        && number("epoch") == epoch
-                        && range.contains(&(block * BLOCK))
-                    {
-                        let file = self.store().join(segment["object"].as_str().expect("a name"));
-                        // What is packed stands for the whole extent, wherever the block is in it.
-                        let packed = number("stored") < number("len");
-                        let into = if packed { 0 } else { block * BLOCK - range.start };
-                        return (file, number("data") + into);
-                    }
-                }
-            }
-        }
-        panic!("no image of block {block} in epoch {epoch}: {view:#}");
+        data_of(&self.lab, MACHINE, epoch, block)
     }
 
     #[track_caller]
@@ -114,19 +94,6 @@ impl Scene {
             .expect_done();
         assert_eq!(digest(&self.target, SIZE), wanted, "point {point}");
     }
-}
-
-fn flip(path: &Path, offset: u64) {
-    let file = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open(path)
-        .expect("it is there");
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, offset).expect("it is as long");
-    file.write_all_at(&[byte[0] ^ 1], offset)
-        .expect("it can be written");
-    file.sync_all().expect("it can be flushed");
 }
 
 /// All files below a folder with their digests: what only reads leaves them as they were.

@@ -1,8 +1,6 @@
 //! Verbs of points and failovers where things are not as usual: a full store, a way back after a commit, requests that repeat
-//! or meet, alarms. On files, without root.
+//! or meet. On files, without root.
 
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use mt_tests::agent::{Running, Said, wait_until};
@@ -90,15 +88,6 @@ impl Scene {
             .iter()
             .find(|alarm| alarm["id"] == id && alarm["subject"] == "db01");
         found.cloned()
-    }
-
-    fn metrics(&self) -> String {
-        let mut socket = UnixStream::connect(self.lab.socket()).expect("the agent listens");
-        let request = "GET /metrics HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n";
-        socket.write_all(request.as_bytes()).expect("the agent reads");
-        let mut text = String::new();
-        socket.read_to_string(&mut text).expect("the agent answers");
-        text
     }
 }
 
@@ -398,126 +387,9 @@ fn points_and_policies_that_cannot_be_meant_are_refused() {
     scene.lab.stop();
 }
 
-/// Each alarm of the retention store comes and goes in status, as an event, in the metrics and in the journal.
+/// A roll while a roll runs is refused.
 #[test]
-fn alarms_are_in_status_events_metrics_and_journal() {
-    let mut scene = scene(&["db01"]);
-    let mut command = mt_tests::agent::command(["events", "--json"]);
-    command.env("MT_AGENT_SOCKET", scene.lab.socket());
-    let events = Running::start(command, scene.lab.scratch.path());
-    // A limit of 64 MiB makes segments of 4 MiB, and two of them are held back.
-    let limit = |bytes: u64| (bytes + 8 * MIB).to_string();
-    scene
-        .verb(&["policy", "db01", "--space", &(64 * MIB).to_string()])
-        .expect_done();
-    for seed in 0..6 {
-        scene.next(seed, 600, &[]).expect_done();
-    }
-    let used = scene.machine("db01")["store"]["used"].as_u64().expect("a number");
-    for (percent, severity) in [(86, "warning"), (97, "critical")] {
-        scene
-            .verb(&["policy", "db01", "--space", &limit(used * 100 / percent)])
-            .expect_done();
-        wait_until(severity, || {
-            scene
-                .alarm("retention-space")
-                .is_some_and(|alarm| alarm["severity"] == severity && alarm["subject"] == "db01")
-        });
-    }
-    scene
-        .verb(&["policy", "db01", "--space", "0", "--late-after", "1s"])
-        .expect_done();
-    wait_until("the end of the alarm", || {
-        scene.alarm("retention-space").is_none()
-    });
-    wait_until("the late epoch", || scene.alarm("epoch-late").is_some());
-    let metrics = scene.metrics();
-    for line in [
-        "mt_agent_alarm{id=\"epoch-late\",subject=\"db01\",severity=\"warning\"} 1",
-        "mt_agent_retention_used_bytes{machine=\"db01\"}",
-        "mt_agent_retention_points{machine=\"db01\"}",
-        "mt_agent_retention_lag_bytes{machine=\"db01\"} 0",
-        "mt_agent_retention_volume_free_bytes",
-    ] {
-        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
-    }
-    scene
-        .verb(&["policy", "db01", "--late-after", "0s"])
-        .expect_done();
-    wait_until("the epoch not to be late", || scene.alarm("epoch-late").is_none());
-
-    for (id, cleared) in [("retention-space", true), ("epoch-late", true)] {
-        let seen = |event: &str| {
-            events.stdout_so_far().lines().any(|line| {
-                line.contains(&format!("\"event\":\"{event}\"")) && line.contains(&format!("\"id\":\"{id}\""))
-            })
-        };
-        wait_until("the events", || {
-            seen("alarm-raised") && (!cleared || seen("alarm-cleared"))
-        });
-        let journal = scene.lab.target().stderr_so_far();
-        assert!(journal.lines().any(|line| line.contains(id)), "{id}: {journal}");
-    }
-    events.kill_9();
-    scene.lab.stop();
-}
-
-/// Machines that share points are failed over, committed and taken back together, to a point that all of them have.
-#[test]
-fn a_group_is_failed_over_to_a_point_that_all_of_it_have() {
-    let mut scene = scene(&["app01", "db01"]);
-    for name in ["app01", "db01"] {
-        scene.verb(&["policy", name, "--group", "shop"]).expect_done();
-    }
-    let targets = |scene: &Scene| -> Vec<blake3::Hash> {
-        let targets = scene.machines.iter();
-        targets.map(|(_, _, target)| digest(target, SIZE)).collect()
-    };
-    let change = |scene: &Scene, seed: u64| -> Vec<blake3::Hash> {
-        let sources = scene.machines.iter().zip(0..);
-        sources
-            .map(|((_, source, _), at)| {
-                change_blocks(source, SIZE, 4096, 20, seed + at);
-                digest(source, SIZE)
-            })
-            .collect()
-    };
-    let shared = change(&scene, 10);
-    for machine in 0..2 {
-        scene.send_of(machine, &["--point-name", "noon"]).expect_done();
-    }
-    let newest = change(&scene, 20);
-    // One machine alone has this one: it is no point of the group.
-    scene.send_of(0, &["--point-name", "one"]).expect_done();
-    scene.send_of(1, &[]).expect_done();
-    // The disks trail what was acknowledged.
-    wait_until("the newest epochs to be on the disks", || {
-        targets(&scene) == newest
-    });
-    scene
-        .verb(&["failover", "shop", "--to", "one"])
-        .expect_error(2, &["group shop has no point \"one\"", "2 machines"]);
-    assert_eq!(targets(&scene), newest, "none of them was touched");
-    scene.verb(&["failover", "shop", "--to", "latest"]).expect_done();
-    assert_eq!(targets(&scene), shared);
-    for name in ["app01", "db01"] {
-        assert_eq!(scene.machine(name)["failover"], "awaiting-commit");
-    }
-    scene.verb(&["cancel", "shop"]).expect_done();
-    assert_eq!(targets(&scene), newest, "each is back where its replication was");
-    scene.verb(&["failover", "shop", "--to", "noon"]).expect_done();
-    assert_eq!(targets(&scene), shared);
-    scene.verb(&["commit", "shop", "--keep-undo", "1h"]).expect_done();
-    scene.verb(&["undo", "shop"]).expect_done();
-    for name in ["app01", "db01"] {
-        assert_eq!(scene.machine(name)["failover"], "undone");
-    }
-    scene.lab.stop();
-}
-
-/// A roll while a roll runs is refused, and a failover fences a source that is still writing: nothing of it arrives.
-#[test]
-fn acts_that_meet_do_not_mix() {
+fn rolls_that_meet_do_not_mix() {
     let mut scene = scene(&["db01"]);
     scene.next(1, 900, &["--point-name", "first"]).expect_done();
     let first = scene.source();
@@ -534,31 +406,5 @@ fn acts_that_meet_do_not_mix() {
         said.expect_error(5, &["job under way"]);
     }
     assert_eq!(scene.target(), first);
-
-    // A source at a trickle is in the middle of an epoch for a long time.
-    change_blocks(&scene.machines[0].1, SIZE, 4096, 1500, 3);
-    let disks: [(&str, &Path); 1] = [("scsi0:0", &scene.machines[0].1)];
-    let more = ["--bandwidth-limit", "64KiB", "--retry-for", "0"];
-    let writing = Running::start(
-        scene.lab.epoch_command(scene.lab.address, "db01", &disks, &more),
-        scene.lab.scratch.path(),
-    );
-    wait_until("the epoch", || {
-        let status = scene.lab.status();
-        let jobs = status["jobs_running"].as_array().expect("jobs are a list");
-        jobs.iter().any(|job| job["kind"] == "epoch")
-    });
-    scene
-        .verb(&["roll", "db01", "--to", "first"])
-        .expect_error(5, &["is being received"]);
-    scene.verb(&["failover", "db01", "--to", "first"]).expect_done();
-    let said = writing.wait();
-    assert_ne!(said.code(), Some(0), "{said}");
-    assert_eq!(
-        scene.target(),
-        first,
-        "nothing of the source that was still writing"
-    );
-    assert_eq!(scene.state(), "awaiting-commit");
     scene.lab.stop();
 }

@@ -7,14 +7,15 @@ use clap::Args;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::groups::{self, Members};
 use super::output::{ServiceArgs, percent, print, print_json, time_text};
 use super::screen::clean;
 use crate::error::{CliError, ExitCode};
-use crate::failover::table::State;
+use crate::failover::table::{State, Verb};
 use crate::model::{Job, JobState};
 use crate::source::report::size_text;
 use crate::status::client::{Client, escape};
-use crate::status::machines::{ActDoc, MachinesDoc, PointsDoc};
+use crate::status::machines::ActDoc;
 use crate::status::model::JobDoc;
 
 /// How often a job is looked at.
@@ -98,19 +99,13 @@ pub fn span(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "that is too long".to_owned())
 }
 
-/// Brings the disks of a machine to a point.
+/// Brings the disks of a machine, or of every machine of a group, to a point.
 ///
 /// # Errors
-/// When the agent cannot be reached or refuses, or the job fails.
+/// When the agent cannot be reached or refuses, or a job fails.
 pub async fn roll(args: &ToArgs) -> Result<ExitCode, CliError> {
-    act(
-        &args.service,
-        &args.machine,
-        "roll",
-        json!({ "to": args.to }),
-        !args.no_wait,
-    )
-    .await
+    bring(args, "roll", None).await?;
+    Ok(ExitCode::Done)
 }
 
 /// Fails a machine, or every machine of a group, over.
@@ -118,16 +113,7 @@ pub async fn roll(args: &ToArgs) -> Result<ExitCode, CliError> {
 /// # Errors
 /// When the agent cannot be reached or refuses, or a job fails.
 pub async fn failover(args: &ToArgs) -> Result<ExitCode, CliError> {
-    let client = args.service.client();
-    let members = members(&client, &args.machine).await?;
-    let to = match members.as_slice() {
-        [_] => args.to.clone(),
-        _ => common_point(&client, &args.machine, &members, &args.to).await?,
-    };
-    for machine in &members {
-        let request = json!({ "to": to });
-        act(&args.service, machine, "failover", request, !args.no_wait).await?;
-    }
+    bring(args, "failover", Some(Verb::Failover)).await?;
     if !args.service.json {
         print(&format!(
             "{}: no source was asked for a last epoch; one that is under way is waited for. What a source wrote after its newest \
@@ -138,16 +124,37 @@ pub async fn failover(args: &ToArgs) -> Result<ExitCode, CliError> {
     Ok(ExitCode::Done)
 }
 
+async fn bring(args: &ToArgs, word: &str, verb: Option<Verb>) -> Result<(), CliError> {
+    let client = args.service.client();
+    let requests = match groups::members(&client, &args.machine).await? {
+        Members::Machine(machine) => vec![(machine, json!({ "to": args.to }))],
+        Members::Group(members) => {
+            groups::all_can(&args.machine, &members, verb)?;
+            let points = groups::points_of(&client, &args.machine, &members).await?;
+            let chosen = groups::choose(&args.machine, &points, &args.to, Timestamp::now())?;
+            let machines = members.into_iter().map(|member| member.machine);
+            let points = chosen.into_iter().map(|point| json!({ "to": point.to_string() }));
+            machines.zip(points).collect()
+        }
+    };
+    each(&args.service, &args.machine, word, requests, !args.no_wait).await
+}
+
 /// Makes a failover final.
 ///
 /// # Errors
 /// When the agent cannot be reached or refuses.
 pub async fn commit(args: &CommitArgs) -> Result<ExitCode, CliError> {
-    for machine in members(&args.service.client(), &args.machine).await? {
-        let request = json!({ "keep_undo": args.keep_undo });
-        act(&args.service, &machine, "commit", request, true).await?;
-    }
-    Ok(ExitCode::Done)
+    let request = json!({ "keep_undo": args.keep_undo });
+    same(
+        &args.service,
+        &args.machine,
+        "commit",
+        Verb::Commit,
+        request,
+        true,
+    )
+    .await
 }
 
 /// Takes a failover back, and goes on replicating.
@@ -155,10 +162,16 @@ pub async fn commit(args: &CommitArgs) -> Result<ExitCode, CliError> {
 /// # Errors
 /// When the agent cannot be reached or refuses, or a job fails.
 pub async fn cancel(args: &BackArgs) -> Result<ExitCode, CliError> {
-    for machine in members(&args.service.client(), &args.machine).await? {
-        act(&args.service, &machine, "cancel", json!({}), !args.no_wait).await?;
-    }
-    Ok(ExitCode::Done)
+    let wait = !args.no_wait;
+    same(
+        &args.service,
+        &args.machine,
+        "cancel",
+        Verb::Cancel,
+        json!({}),
+        wait,
+    )
+    .await
 }
 
 /// Puts the disks back as they were before failback.
@@ -166,10 +179,74 @@ pub async fn cancel(args: &BackArgs) -> Result<ExitCode, CliError> {
 /// # Errors
 /// When the agent cannot be reached or refuses, or a job fails.
 pub async fn undo(args: &BackArgs) -> Result<ExitCode, CliError> {
-    for machine in members(&args.service.client(), &args.machine).await? {
-        act(&args.service, &machine, "undo", json!({}), !args.no_wait).await?;
-    }
+    let wait = !args.no_wait;
+    same(&args.service, &args.machine, "undo", Verb::Undo, json!({}), wait).await
+}
+
+/// Sends one request to a machine, or to every machine of a group, once all of them can.
+async fn same(
+    service: &ServiceArgs,
+    name: &str,
+    word: &str,
+    verb: Verb,
+    request: Value,
+    wait: bool,
+) -> Result<ExitCode, CliError> {
+    let machines = match groups::members(&service.client(), name).await? {
+        Members::Machine(machine) => vec![machine],
+        Members::Group(members) => {
+            groups::all_can(name, &members, Some(verb))?;
+            members.into_iter().map(|member| member.machine).collect()
+        }
+    };
+    let requests = machines.into_iter().map(|machine| (machine, request.clone()));
+    each(service, name, word, requests.collect(), wait).await?;
     Ok(ExitCode::Done)
+}
+
+/// Sends its request to each machine, one after the other; the first that fails ends it, and the error says how far it came.
+async fn each(
+    service: &ServiceArgs,
+    name: &str,
+    word: &str,
+    requests: Vec<(String, Value)>,
+    wait: bool,
+) -> Result<(), CliError> {
+    let is_group = requests.len() > 1;
+    let mut done: Vec<String> = Vec::new();
+    for (machine, request) in requests {
+        if let Err(error) = act(service, &machine, word, request, wait).await {
+            if !is_group {
+                return Err(error);
+            }
+            let so_far = match done.as_slice() {
+                [] => "none of its machines".to_owned(),
+                done => clean(&done.join(", ")),
+            };
+            let exit_code = if done.is_empty() {
+                error.exit_code
+            } else {
+                ExitCode::PartlyDone
+            };
+            let hint = format!(
+                "{}; the same command goes on from here{}",
+                error.hint.unwrap_or_default(),
+                if word == "failover" {
+                    ", \"mt-agent cancel\" with the name of the group takes all of it back"
+                } else {
+                    ""
+                }
+            );
+            let message = format!(
+                "group {}: {word} done with {so_far}; {}",
+                clean(name),
+                error.message
+            );
+            return Err(CliError::new(exit_code, message).with_hint(hint.trim_start_matches("; ")));
+        }
+        done.push(machine);
+    }
+    Ok(())
 }
 
 /// Begins anew with a machine whose failover is final or failed: replication to its disks, without the points of before.
@@ -191,71 +268,6 @@ pub fn same_machine(machine: &str, drop_points_of: &str) -> Result<(), CliError>
     }
     let message = format!("will not drop the points of {machine}: {drop_points_of} is named for it");
     Err(CliError::new(ExitCode::Refused, message).with_hint("name the same machine twice"))
-}
-
-/// The machines of a group; a machine is a group of its own.
-async fn members(client: &Client, name: &str) -> Result<Vec<String>, CliError> {
-    let document: MachinesDoc = client.decode(client.get("/v1/machines").await?)?;
-    if document.machines.iter().any(|machine| machine.machine == name) {
-        return Ok(vec![name.to_owned()]);
-    }
-    let members: Vec<String> = document
-        .machines
-        .into_iter()
-        .filter(|machine| machine.group.as_deref() == Some(name))
-        .map(|machine| machine.machine)
-        .collect();
-    if members.is_empty() {
-        // The agent says it in its own words.
-        return Ok(vec![name.to_owned()]);
-    }
-    Ok(members)
-}
-
-/// The newest point that every machine of a group has under one name, or the one that is asked for. A group point exists only
-/// where every machine offers it and can reach it.
-async fn common_point(
-    client: &Client,
-    group: &str,
-    members: &[String],
-    to: &str,
-) -> Result<String, CliError> {
-    if to == "before-failback" {
-        return Ok(to.to_owned());
-    }
-    let mut common: Option<Vec<String>> = None;
-    for machine in members {
-        let path = format!("/v1/machines/{}/points", escape(machine));
-        let document: PointsDoc = client.decode(client.get(&path).await?)?;
-        let names: Vec<String> = document
-            .points
-            .into_iter()
-            .rev()
-            .filter(|point| point.damaged.is_none() && point.origin == "source" && !point.name.is_empty())
-            .map(|point| point.name)
-            .collect();
-        common = Some(match common {
-            None => names,
-            Some(common) => common.into_iter().filter(|name| names.contains(name)).collect(),
-        });
-    }
-    let common = common.unwrap_or_default();
-    let found = match to {
-        "latest" => common.first(),
-        name => common.iter().find(|common| *common == name),
-    };
-    found.cloned().ok_or_else(|| {
-        CliError::new(
-            ExitCode::Usage,
-            format!(
-                "group {} has no point \"{}\" that all of its {} machines can reach",
-                clean(group),
-                clean(to),
-                members.len()
-            ),
-        )
-        .with_hint("machines share a point when their epochs are sent with the same --point-name")
-    })
 }
 
 async fn act(

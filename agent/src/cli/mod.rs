@@ -6,6 +6,7 @@ pub mod config;
 pub mod disks;
 pub mod events;
 pub mod failover;
+pub mod groups;
 pub mod identity;
 pub mod inspect;
 pub mod jobs;

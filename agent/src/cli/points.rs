@@ -6,17 +6,19 @@ use clap::Args;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::groups::{self, Members};
 use super::output::{ServiceArgs, print, print_json, table, time_text};
 use super::screen::clean;
 use crate::error::{CliError, ExitCode};
 use crate::source::report::size_text;
-use crate::status::client::escape;
-use crate::status::machines::{ExportsDoc, PointDoc, PointsDoc};
+use crate::status::client::{Client, escape};
+use crate::status::machines::{ExportsDoc, MachineDoc, PointDoc, PointsDoc};
+use crate::status::model::SCHEMA;
 
 /// Arguments of `points list`.
 #[derive(Debug, Clone, Args)]
 pub struct ListArgs {
-    /// Name of the machine
+    /// Name of the machine, or of a group: then the points that it shares
     #[arg(value_name = "MACHINE")]
     pub machine: String,
     /// Where the service is, and who reads the answer.
@@ -80,6 +82,9 @@ pub struct UnexportArgs {
 /// When the agent cannot be reached, or the machine has none.
 pub async fn list(args: &ListArgs) -> Result<ExitCode, CliError> {
     let client = args.service.client();
+    if let Members::Group(members) = groups::members(&client, &args.machine).await? {
+        return list_group(&client, args, &members).await;
+    }
     let answer = client
         .get(&format!("/v1/machines/{}/points", escape(&args.machine)))
         .await?;
@@ -89,6 +94,35 @@ pub async fn list(args: &ListArgs) -> Result<ExitCode, CliError> {
         let document: PointsDoc = client.decode(answer)?;
         print(&list_text(&document.points))?;
     }
+    Ok(ExitCode::Done)
+}
+
+async fn list_group(client: &Client, args: &ListArgs, members: &[MachineDoc]) -> Result<ExitCode, CliError> {
+    let points = groups::shared(&groups::points_of(client, &args.machine, members).await?);
+    if args.service.json {
+        print_json(&json!({ "schema": SCHEMA, "group": args.machine, "points": points }))?;
+        return Ok(ExitCode::Done);
+    }
+    let mut rows = vec![
+        ["NAME", "TIME", "CONSISTENCY", "POINTS"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    rows.extend(points.iter().map(|point| {
+        let numbers = point
+            .points
+            .iter()
+            .map(|(machine, number)| format!("{}: {number}", clean(machine)));
+        vec![
+            clean(&point.name),
+            time_text(point.time),
+            point.consistency.clone(),
+            numbers.collect::<Vec<_>>().join(", "),
+        ]
+    }));
+    let mut text = table(&rows, &[]).join("\n");
+    text.push('\n');
+    print(&text)?;
     Ok(ExitCode::Done)
 }
 

@@ -85,6 +85,18 @@ pub enum MachineError {
         /// What was found.
         why: String,
     },
+    /// A disk or the retention volume failed before, and nothing more is done until it is there again.
+    #[error("machine {machine} is stopped: {why}")]
+    Stopped {
+        /// The machine.
+        machine: String,
+        /// Whether a disk failed, and not the volume.
+        by_disk: bool,
+        /// What failed.
+        why: String,
+        /// What to do.
+        hint: String,
+    },
     /// A session is of an older generation.
     #[error(
         "machine {machine} is at generation {now}, this session began at {session}: nothing of it is taken any more"
@@ -134,6 +146,7 @@ impl MachineError {
             },
             Self::Disk { .. } => "disk-refused",
             Self::Resync { .. } => "resync-needed",
+            Self::Stopped { .. } => "machine-stopped",
             Self::Fenced { .. } => "fenced",
             Self::State(_) => "state-failed",
         }
@@ -148,6 +161,7 @@ impl MachineError {
                 _ => ErrorCode::DiskRefused,
             },
             Self::Resync { .. } => ErrorCode::ResyncNeeded,
+            Self::Stopped { by_disk: true, .. } => ErrorCode::DiskFailed,
             Self::Fenced { .. } => ErrorCode::Fenced,
             Self::Store { source, .. } => match source {
                 StoreError::Full { .. } => ErrorCode::RetentionFull,
@@ -173,9 +187,10 @@ impl Explain for MachineError {
                 "set [retention] folder, run \"mt-agent retention init\", and send an epoch: points are kept from then on"
                     .to_owned(),
             ),
-            Self::Refused { hint, .. } | Self::NoPoint { hint, .. } | Self::Volume { hint, .. } => {
-                Some(hint.clone())
-            }
+            Self::Refused { hint, .. }
+            | Self::NoPoint { hint, .. }
+            | Self::Volume { hint, .. }
+            | Self::Stopped { hint, .. } => Some(hint.clone()),
             Self::Io { .. } => Some("check the retention volume, its owner and its space".to_owned()),
             Self::Store {
                 machine,
@@ -200,7 +215,8 @@ impl Explain for MachineError {
             Self::Unknown(_) | Self::NoPoint { .. } => ExitCode::Usage,
             Self::NoStore(_) | Self::Refused { .. } | Self::Fenced { .. } => ExitCode::Refused,
             Self::Volume { exit_code, .. } => *exit_code,
-            Self::Io { .. } | Self::Resync { .. } => ExitCode::Retention,
+            Self::Stopped { by_disk: true, .. } => ExitCode::DiskMissing,
+            Self::Io { .. } | Self::Resync { .. } | Self::Stopped { .. } => ExitCode::Retention,
             Self::Store { source, .. } => match source {
                 StoreError::UnknownPoint { .. } => ExitCode::Usage,
                 StoreError::Refused { .. } | StoreError::Full { .. } => ExitCode::Refused,

@@ -13,6 +13,7 @@ use super::jobs::{self, Jobs, Teller};
 use super::machine::FileStore;
 use super::points::Wanted;
 use super::registry::Machines;
+use super::revive::Fallen;
 use crate::error::{ExitCode, Explain};
 use crate::failover::table::{Illegal, Next, State, Verb};
 use crate::model::{Job, JobKind, PairName};
@@ -38,9 +39,10 @@ pub enum Answer {
 /// The operator's hand on failovers.
 #[derive(Clone)]
 pub struct Failovers {
-    machines: Machines,
-    jobs: Jobs,
-    exports: Exports,
+    pub(super) machines: Machines,
+    pub(super) jobs: Jobs,
+    pub(super) exports: Exports,
+    pub(super) fallen: Fallen,
 }
 
 impl Failovers {
@@ -50,6 +52,7 @@ impl Failovers {
             machines,
             jobs,
             exports,
+            fallen: Fallen::default(),
         }
     }
 
@@ -129,8 +132,9 @@ impl Failovers {
             .failover
             .next(Verb::Failover)
             .map_err(|illegal| refused(name, illegal))?;
-        let to = self.point(name, to)?;
         let claim = self.jobs.claim(name)?;
+        self.revive(name)?;
+        let to = self.point(name, to)?;
         self.change(name, Verb::Failover, |record| {
             record.to = Some(to);
             // A failover that is repeated has rolled, perhaps: the way back leads to where replication was.
@@ -252,8 +256,9 @@ impl Failovers {
                 "\"mt-agent cancel\" goes back to replication; a failover rolls by itself",
             ));
         }
-        let to = EpochNumber(self.point(name, to)?);
         let claim = self.jobs.claim(name)?;
+        self.revive(name)?;
+        let to = EpochNumber(self.point(name, to)?);
         let machine = self.machines.open(name)?;
         // Refused here rather than in the job: who asks should know at once.
         drop(machine.make_busy("a roll runs")?);
@@ -287,6 +292,9 @@ impl Failovers {
                 State::Replicating if record.store.is_some() => {
                     if let Err(error) = self.machines.open(&name) {
                         tracing::warn!("machine {name} cannot be opened: {error}");
+                        if let MachineError::Disk { .. } = error {
+                            self.fallen.note(&name);
+                        }
                     }
                     continue;
                 }
@@ -370,6 +378,7 @@ impl Failovers {
             // Its disks need not be attached yet.
             return self.machines.begin_anew(name);
         }
+        self.revive(name)?;
         let machine = match self.machines.open(name) {
             Err(error @ MachineError::Disk { .. })
                 if record.failover == State::Releasing && error.exit_code() == ExitCode::DiskMissing =>

@@ -32,6 +32,15 @@ const CRITICAL_PERCENT: u64 = 95;
 
 /// Looks after everything once. Blocks on the volume.
 pub fn keep(machines: &Machines, now: Timestamp) {
+    let records = machines.hub().state().machines().unwrap_or_default();
+    // Nobody waits for an epoch of a machine whose source is fenced; its disks may have been let go of, and with them the machine.
+    let fenced = |name: &str| {
+        let record = records.iter().find(|(of, _)| of == name);
+        record.is_some_and(|(_, record)| !record.failover.takes_epochs())
+    };
+    for (name, _) in records.iter().filter(|(name, _)| fenced(name)) {
+        machines.hub().clear(ALARM_LATE, name, now);
+    }
     for machine in machines.all() {
         machine.drop_stale_epoch();
         machine.keep_catalogue();
@@ -41,7 +50,7 @@ pub fn keep(machines: &Machines, now: Timestamp) {
         for (id, alarm) in [
             (ALARM_POINT, damaged_points(&machine, now)),
             (ALARM_SPACE, filled(&machine, now)),
-            (ALARM_LATE, late(&machine, now)),
+            (ALARM_LATE, late(&machine, now).filter(|_| !fenced(&machine.name))),
             (ALARM_LAG, behind(&machine, now)),
         ] {
             match alarm {
@@ -131,8 +140,11 @@ fn damaged_points(machine: &Machine, now: Timestamp) -> Option<Alarm> {
         subject: machine.name.clone(),
         severity: Severity::Critical,
         text: format!(
-            "{} recovery points cannot be reached; {}",
-            damage.len(),
+            "{} cannot be reached; {}",
+            match damage.len() {
+                1 => "a recovery point".to_owned(),
+                count => format!("{count} recovery points"),
+            },
             damage.first()?
         ),
         hint: "\"mt-agent points list\" shows which; all others can be used".to_owned(),

@@ -80,8 +80,8 @@ impl Machine {
     fn wait_until(&self, is_so: impl Fn(&FileStore) -> bool) -> Result<(), MachineError> {
         let mut inner = self.lock();
         loop {
-            if let Some(why) = &inner.failed {
-                return Err(self.resync(why));
+            if let Some(stopped) = &inner.failed {
+                return Err(stopped.error(&self.name));
             }
             let Some(store) = &inner.store else { return Ok(()) };
             if is_so(store) {

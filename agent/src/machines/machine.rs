@@ -12,6 +12,7 @@ use super::catalogue::Catalogue;
 use super::disk::MachineDisk;
 use super::error::MachineError;
 use super::lag::StoreSettings;
+use super::stopped::{Cause, Stopped};
 use crate::hub::{Alarm, Hub, Severity};
 use crate::state::machines::Policy;
 use crate::target::report::ALARM_RESYNC;
@@ -67,7 +68,7 @@ pub struct Inner {
     /// What the machine is busy with, when it takes no epochs and no second act.
     pub busy: Option<&'static str>,
     /// Why nothing more is applied or acknowledged.
-    pub failed: Option<String>,
+    pub failed: Option<Stopped>,
     /// Whether the applier waits for room.
     pub waits_for_room: bool,
     /// Whether room was wanted, and none could be made.
@@ -361,17 +362,17 @@ impl Machine {
 
     /// Nothing is applied or acknowledged any more, and an alarm says why.
     pub fn fail(&self, inner: &mut Inner, error: &StoreError) {
-        let why = crate::target::app::chain(error);
-        tracing::error!(machine = %self.name, "{why}");
-        inner.failed = Some(why.clone());
+        let stopped = Stopped::by(error);
+        tracing::error!(machine = %self.name, "{}", stopped.why);
         self.hub.raise(Alarm {
             id: ALARM_RESYNC.to_owned(),
             subject: self.name.clone(),
             severity: Severity::Critical,
-            text: format!("nothing more is acknowledged: {why}"),
-            hint: error.hint().unwrap_or("see the agent's log").to_owned(),
+            text: format!("nothing more is acknowledged: {}", stopped.why),
+            hint: stopped.hint.clone(),
             since: Timestamp::now(),
         });
+        inner.failed = Some(stopped);
         self.notify();
     }
 
@@ -411,7 +412,16 @@ impl Machine {
         }
     }
 
-    /// The machine has failed before.
+    /// Whether a target disk failed, and nothing more is done until the machine is opened anew.
+    pub fn is_stopped_by_disk(&self) -> bool {
+        let inner = self.lock();
+        inner
+            .failed
+            .as_ref()
+            .is_some_and(|stopped| stopped.cause == Cause::Disk)
+    }
+
+    /// What its source or its operator is told when its points cannot be relied on.
     pub fn resync(&self, why: &str) -> MachineError {
         MachineError::Resync {
             machine: self.name.clone(),

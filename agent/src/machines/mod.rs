@@ -23,6 +23,8 @@ pub mod lag;
 pub mod machine;
 pub mod points;
 pub mod registry;
+pub mod revive;
 pub mod roll;
 pub mod room;
+pub mod stopped;
 pub mod volume;

@@ -168,8 +168,8 @@ impl Machine {
         loop {
             {
                 let inner = self.lock();
-                if let Some(why) = &inner.failed {
-                    return Err(self.resync(why));
+                if let Some(stopped) = &inner.failed {
+                    return Err(stopped.error(&self.name));
                 }
                 let Some(store) = &inner.store else { return Ok(()) };
                 let left = store.lag_bytes();

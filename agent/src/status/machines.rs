@@ -362,7 +362,7 @@ pub(super) fn machine_docs(service: &Service) -> Result<Vec<MachineDoc>, Machine
                 inner
                     .store
                     .as_ref()
-                    .map(|store| store_doc(store, inner.failed.clone())),
+                    .map(|store| store_doc(store, inner.failed.as_ref().map(|stopped| stopped.why.clone()))),
             )
         });
         docs.push(MachineDoc {

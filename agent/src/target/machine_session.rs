@@ -16,6 +16,7 @@ use crate::epochs::target as epochs;
 use crate::hub::{Hub, PairSession};
 use crate::io::buffers::PooledBuf;
 use crate::machines::machine::Machine;
+use crate::machines::stopped::Stopped;
 use crate::model::{Job, JobId, JobKind, JobState, PairName};
 use crate::seeding::target::{Event, Opened, Outcome, Progress};
 
@@ -193,7 +194,7 @@ fn check_agreement(
         );
         let error = machine.resync(&why);
         let mut inner = machine.lock();
-        inner.failed.get_or_insert(why);
+        inner.failed.get_or_insert(Stopped::set_back(&open.machine, why));
         drop(inner);
         let refusal = error.refusal();
         machine.raise_resync(&refusal);
