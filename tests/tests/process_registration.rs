@@ -535,4 +535,34 @@ fn a_restored_appliance_is_the_same_appliance() {
     scene
         .register("db03", "third")
         .expect_error(6, &["the time for registering machines is over"]);
+    let audit = scene.lab.verb(&["audit", "--json"]).expect_done().json();
+    let entries = audit["entries"].as_array().expect("entries are a list");
+    let result_of = |what: &str| {
+        let found = entries
+            .iter()
+            .find(|entry| entry["what"].as_str().is_some_and(|text| text.contains(what)));
+        found.map(|entry| entry["result"].to_string()).unwrap_or_default()
+    };
+    // The import was made while no agent ran. The one without --replace came first, so the newest is the other.
+    assert!(
+        result_of("--replace").contains("done: this appliance is"),
+        "{audit:#}"
+    );
+    assert!(
+        entries.iter().any(|entry| entry["result"]
+            .as_str()
+            .is_some_and(|text| text.starts_with("refused: this appliance has an identity already"))),
+        "{audit:#}"
+    );
+    assert!(
+        result_of(r#"/registration {"seconds":0}"#).contains("done"),
+        "{audit:#}"
+    );
+    assert!(
+        result_of("POST /v1/identity/passphrase").contains("done"),
+        "{audit:#}"
+    );
+    for secret in [scene.words.as_str(), made["passphrase"].as_str().unwrap()] {
+        assert!(!audit.to_string().contains(secret), "a passphrase is in the log");
+    }
 }
