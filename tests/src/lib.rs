@@ -26,3 +26,4 @@ pub mod peer;
 pub mod proxy;
 pub mod scratch;
 pub mod skip;
+pub mod strangers;

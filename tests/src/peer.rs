@@ -178,7 +178,10 @@ impl Peer {
 
 /// Whether the other end has closed: TLS sends what it still has before it reads, and then meets a broken pipe.
 fn is_over(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof
+    )
 }
 
 /// The message that opens a pair for seeding.
