@@ -17,7 +17,7 @@ use crate::error::{ExitCode, Explain};
 use crate::model::{Job, JobId, JobState, NewPair, Pair, PairId, PairName, SeedingMark};
 
 /// The steps from an empty file to today's form. A step, once released, is never changed; a new one goes to the end.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: &[&str] = &[
     "
     CREATE TABLE pair (
         id INTEGER PRIMARY KEY,
@@ -81,6 +81,14 @@ const MIGRATIONS: [&str; 3] = [
         what TEXT NOT NULL,
         result TEXT NOT NULL
     ) STRICT;
+",
+    "
+    CREATE TRIGGER audit_grows AFTER INSERT ON audit WHEN NEW.id < (SELECT MAX(id) FROM audit)
+    BEGIN SELECT RAISE(ABORT, 'the audit log is only appended to'); END;
+    CREATE TRIGGER audit_keeps BEFORE UPDATE ON audit
+    BEGIN SELECT RAISE(ABORT, 'the audit log is only appended to'); END;
+    CREATE TRIGGER audit_stays BEFORE DELETE ON audit WHEN OLD.id > (SELECT MAX(id) FROM audit) - 100000
+    BEGIN SELECT RAISE(ABORT, 'the audit log is only appended to'); END;
 ",
 ];
 

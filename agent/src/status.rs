@@ -11,14 +11,18 @@
 //! | [`pairing`] | makes and removes pairs | disks |
 //! | [`machines`] | machines, recovery points and failover | disks |
 //! | [`stores`] | checking a store, and its catalogue | retention volume |
+//! | [`log`] | the audit log, for reading | no |
+//! | `audit` | writes down every change that root asks for | no |
 //! | [`metrics`] | the same numbers for Prometheus | no |
 //! | [`client`] | the other end, for the command line | yes |
 //!
 //! Nothing here writes a disk, and no answer holds a secret.
 
 pub mod access;
+mod audit;
 pub mod client;
 pub mod identity;
+pub mod log;
 pub mod machines;
 pub mod metrics;
 pub mod model;

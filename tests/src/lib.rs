@@ -27,3 +27,4 @@ pub mod proxy;
 pub mod scratch;
 pub mod skip;
 pub mod stores;
+pub mod strangers;

@@ -157,3 +157,18 @@ pub fn median(runs: &[Cost]) -> Cost {
         server_memory: of(|cost| cost.server_memory),
     }
 }
+
+/// Memory that a process has in RAM, bytes.
+pub fn memory_of(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .expect("it has memory");
+    let kib: u64 = line
+        .split_whitespace()
+        .nth(1)
+        .and_then(|word| word.parse().ok())
+        .expect("a number");
+    kib * 1024
+}

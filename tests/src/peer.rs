@@ -75,6 +75,31 @@ impl Peer {
         self.send_bytes(&bytes);
     }
 
+    /// Sends a message on a stream of one's own choice, in sequence.
+    pub fn send_on(&mut self, stream: u16, message: &Message) {
+        let bytes = frame::encode(message, stream, self.sequence);
+        self.sequence += 1;
+        self.send_bytes(&bytes);
+    }
+
+    /// Ends the connection the hard way: the other end gets a reset, and what it has not read is gone.
+    pub fn reset(self) {
+        let hard = nix::libc::linger {
+            l_onoff: 1,
+            l_linger: 0,
+        };
+        nix::sys::socket::setsockopt(&self.below, nix::sys::socket::sockopt::Linger, &hard)
+            .expect("a socket takes options");
+    }
+
+    /// Sends some bytes; whether the other end still takes them.
+    pub fn still_takes(&mut self, bytes: &[u8]) -> bool {
+        self.socket
+            .write_all(bytes)
+            .and_then(|()| self.socket.flush())
+            .is_ok()
+    }
+
     /// The number of the next frame.
     pub fn next_sequence(&mut self) -> u64 {
         self.sequence += 1;
@@ -178,7 +203,10 @@ impl Peer {
 
 /// Whether the other end has closed: TLS sends what it still has before it reads, and then meets a broken pipe.
 fn is_over(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof
+    )
 }
 
 /// The message that opens a pair for seeding.

@@ -143,6 +143,25 @@ fn loop_a_target_without_rights_copies_onto_the_paired_disk_and_no_other() {
     assert!(again.stdout.contains("was paired already"), "{again}");
     let taken = scene.say(&["pair", "add", "db02/scsi0:1", &scene.id]);
     taken.expect_error(5, &["is the disk of pair db01/scsi0:1 already"]);
+    // What the broker refused never came to the target, and is in the log as well; the broker itself wrote down who asked.
+    let audit = scene.lab.verb(&["audit", "--json"]).expect_done().json();
+    let noted = audit["entries"]
+        .as_array()
+        .expect("entries are a list")
+        .iter()
+        .any(|entry| {
+            let what = entry["what"].as_str().unwrap_or_default();
+            what.contains("pair add db02/scsi0:1") && what.contains(&scene.id) && what.contains("refused: ")
+        });
+    assert!(noted, "{audit:#}");
+    let told = scene.broker.as_ref().expect("it runs").stderr_so_far();
+    for what in [
+        "record pair db01/scsi0:1",
+        "record pair db02/scsi0:1",
+        "user 0 (process ",
+    ] {
+        assert!(told.contains(what), "{what}: {told}");
+    }
     scene.lab.send(PAIR, &scene.source, &[]).expect_done();
     assert_same(&scene.source, scene.device.path(), SIZE);
     scene.lab.verify(PAIR, &scene.source, &[]).expect_done();

@@ -132,6 +132,19 @@ fn loop_a_disk_becomes_the_retention_volume_and_no_other_is_touched() {
 
     let _unmount = Unmount(scene.volume());
     let said = init(&scene.lab, &["--disk", &id]).expect_done();
+    let audit = scene.lab.verb(&["audit", "--json"]).expect_done().json();
+    for came in ["begun", "done"] {
+        let noted = audit["entries"]
+            .as_array()
+            .expect("entries are a list")
+            .iter()
+            .any(|entry| {
+                let what = entry["what"].as_str().unwrap_or_default();
+                what.contains(&format!("format disk {id}"))
+                    && what.contains(&format!("\"result\":\"{came}\""))
+            });
+        assert!(noted, "{came}: {audit:#}");
+    }
     assert!(
         said.stdout.contains("is formatted") && said.stdout.contains("is set up"),
         "{said}"

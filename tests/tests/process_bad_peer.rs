@@ -8,6 +8,7 @@ use mt_tests::agent::PATIENCE;
 use mt_tests::data::{Fill, MIB, Random, assert_same, fill};
 use mt_tests::disks::Canaries;
 use mt_tests::lab::{Lab, PAIR};
+use mt_tests::measure::memory_of;
 use mt_tests::peer::{PAIR_STREAM, Peer, open_message};
 use mt_wire::{ErrorCode, Extent, Hello, HelloReply, Message, PairOpened, Range, SeedingEnd, frame};
 
@@ -170,7 +171,7 @@ fn half_a_hello_and_half_a_frame_end_the_session() {
 #[test]
 fn lengths_beyond_the_limits_are_refused_without_memory_for_them() {
     let mut scene = scene();
-    let before = memory(scene.lab.target().pid());
+    let before = memory_of(scene.lab.target().pid());
     for (place, value) in [(8, u32::MAX), (12, u32::MAX), (8, 65537), (12, 1024 * 1024 + 1)] {
         let mut peer = scene.open();
         let sequence = peer.next_sequence();
@@ -195,7 +196,7 @@ fn lengths_beyond_the_limits_are_refused_without_memory_for_them() {
         ));
         scene.assert_refused(peer, &[ErrorCode::ProtocolViolation]);
     }
-    let after = memory(scene.lab.target().pid());
+    let after = memory_of(scene.lab.target().pid());
     assert!(
         after < before + 64 * MIB,
         "memory went from {before} to {after} bytes"
@@ -443,19 +444,4 @@ fn crc32c(bytes: &[u8]) -> u32 {
             (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg())
         })
     })
-}
-
-/// Resident memory of a process, bytes.
-fn memory(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .expect("it has memory");
-    let kib: u64 = line
-        .split_whitespace()
-        .nth(1)
-        .and_then(|word| word.parse().ok())
-        .expect("a number");
-    kib * 1024
 }

@@ -350,8 +350,9 @@ fn a_malicious_source_gets_nothing_but_its_own_pair() {
     scene.lab.pair_over("web01/scsi0:0", &id);
     scene.lab.admit("db01", &scene.passphrase);
     let member = member_in(&scene.lab.source_state());
+    let address = scene.lab.address;
     let connect = || {
-        let mut peer = peer_of(&member, scene.lab.address);
+        let mut peer = peer_of(&member, address);
         assert_eq!(peer.hello(1, 2).outcome, Ok(2));
         peer
     };
@@ -370,6 +371,10 @@ fn a_malicious_source_gets_nothing_but_its_own_pair() {
         refusal_of("db01", "../../web01/scsi0:0").code,
         ErrorCode::PairUnknown
     );
+    // The operator's log tells them apart, with the address and the machine that asked.
+    let told = scene.lab.target().stderr_so_far();
+    let asked = format!("machine {} asked for a pair ", member.id);
+    assert!(told.contains(&asked) && told.contains("stream refused"), "{told}");
 
     // 2. Past the end of its own disk.
     let mut peer = connect();
@@ -390,7 +395,28 @@ fn a_malicious_source_gets_nothing_but_its_own_pair() {
     );
     assert_eq!(std::fs::metadata(&scene.target).unwrap().len(), SIZE);
 
-    // 3. Ten thousand pairs on one connection, and more connections than a machine may have.
+    // 3. Ten thousand streams: there is one, and every other number ends the session.
+    for stream in [2, 3, 9_999, u16::MAX] {
+        let mut peer = connect();
+        peer.send_on(stream, &open_message("db01", "scsi0:1", SIZE));
+        let refusal = peer.refusal().expect("it is refused");
+        assert_eq!(refusal.code, ErrorCode::ProtocolViolation, "{refusal:?}");
+    }
+    let mut peer = connect();
+    for stream in 1..=10_000 {
+        peer.send_on(
+            stream,
+            &Message::Ping {
+                token: u64::from(stream),
+            },
+        );
+    }
+    assert!(
+        peer.refusal()
+            .is_none_or(|refusal| refusal.code == ErrorCode::ProtocolViolation)
+    );
+
+    // Ten thousand pairs on one connection, and more connections than a machine may have.
     let mut peer = connect();
     for number in 0..10_000 {
         peer.send(&open_message("web01", &format!("scsi0:{number}"), SIZE), &[]);
@@ -535,4 +561,34 @@ fn a_restored_appliance_is_the_same_appliance() {
     scene
         .register("db03", "third")
         .expect_error(6, &["the time for registering machines is over"]);
+    let audit = scene.lab.verb(&["audit", "--json"]).expect_done().json();
+    let entries = audit["entries"].as_array().expect("entries are a list");
+    let result_of = |what: &str| {
+        let found = entries
+            .iter()
+            .find(|entry| entry["what"].as_str().is_some_and(|text| text.contains(what)));
+        found.map(|entry| entry["result"].to_string()).unwrap_or_default()
+    };
+    // The import was made while no agent ran. The one without --replace came first, so the newest is the other.
+    assert!(
+        result_of("--replace").contains("done: this appliance is"),
+        "{audit:#}"
+    );
+    assert!(
+        entries.iter().any(|entry| entry["result"]
+            .as_str()
+            .is_some_and(|text| text.starts_with("refused: this appliance has an identity already"))),
+        "{audit:#}"
+    );
+    assert!(
+        result_of(r#"/registration {"seconds":0}"#).contains("done"),
+        "{audit:#}"
+    );
+    assert!(
+        result_of("POST /v1/identity/passphrase").contains("done"),
+        "{audit:#}"
+    );
+    for secret in [scene.words.as_str(), made["passphrase"].as_str().unwrap()] {
+        assert!(!audit.to_string().contains(secret), "a passphrase is in the log");
+    }
 }

@@ -192,6 +192,17 @@ fn damage_is_remembered_over_a_kill_and_found_by_a_rebuild() {
     assert_eq!(said.code(), Some(7), "{said}");
     assert_eq!(said.json()["damaged_segments"], 1);
     scene.lab.start();
+    // It was done without the agent, and is in its log.
+    let audit = scene.lab.verb(&["audit", "--json"]).expect_done().json();
+    let noted = audit["entries"]
+        .as_array()
+        .expect("entries are a list")
+        .iter()
+        .any(|entry| {
+            let what = entry["what"].as_str().unwrap_or_default();
+            what.starts_with("retention rebuild db01") && entry["result"] == "done: 1 damaged segments"
+        });
+    assert!(noted, "{audit:#}");
     assert_eq!(damaged(&scene.lab.points(MACHINE)), [hit]);
     let (point, wanted) = scene.points[2];
     scene.roll_to(point, wanted);

@@ -28,6 +28,9 @@ pub const ADDRESSES_MAX: usize = 4096;
 pub const CONNECTIONS_MAX: usize = 64;
 /// Of those, how many from one address.
 pub const CONNECTIONS_PER_ADDRESS: usize = 8;
+/// How long a connection may be without its TLS handshake before others of its address take its place, when that has all of its
+/// connections. A handshake takes some round trips and no human.
+pub const SILENT_TIME: Duration = Duration::from_secs(1);
 /// How long such a connection may take, TLS and registration together but for the work of our own side.
 pub const UNAUTHENTICATED_TIME: Duration = Duration::from_secs(10);
 /// How many bytes such a connection may send, TLS included.
@@ -221,12 +224,15 @@ pub struct Admitted {
 #[derive(Debug)]
 struct Stranger {
     origin: Origin,
+    came: Duration,
     deadline: Duration,
     bytes: usize,
+    shaken: bool,
 }
 
 /// Bounds connections that have not shown who they are: number, time and bytes. When all places are taken the oldest
-/// of the address that has most makes room, so that idle connections cannot keep others out.
+/// of the address that has most makes room, so that idle connections cannot keep others out. When an address has all of its
+/// own, the oldest that is silent makes room, so that they cannot keep out others behind the same address either.
 #[derive(Debug, Default)]
 pub struct Admission {
     strangers: BTreeMap<Slot, Stranger>,
@@ -244,34 +250,48 @@ impl Admission {
         for stranger in self.strangers.values() {
             *counts.entry(stranger.origin).or_default() += 1;
         }
-        if counts
-            .get(&origin)
-            .is_some_and(|count| *count >= CONNECTIONS_PER_ADDRESS)
-        {
-            return Err(Unwelcome::TooManyFromAddress);
-        }
+        let of_address = counts.get(&origin).copied().unwrap_or(0);
         let mut evicted = None;
-        if self.strangers.len() >= CONNECTIONS_MAX {
-            let most = counts.values().copied().max();
-            // Slots are in the order of arrival.
-            evicted = self
-                .strangers
-                .iter()
-                .find(|(_, stranger)| counts.get(&stranger.origin).copied() == most)
-                .map(|(slot, _)| *slot);
-            if let Some(slot) = evicted {
-                self.strangers.remove(&slot);
+        if of_address >= CONNECTIONS_PER_ADDRESS {
+            let silent = |stranger: &Stranger| {
+                stranger.origin == origin && !stranger.shaken && stranger.came + SILENT_TIME <= now
+            };
+            evicted = self.oldest(silent);
+            if evicted.is_none() {
+                return Err(Unwelcome::TooManyFromAddress);
             }
+        } else if self.strangers.len() >= CONNECTIONS_MAX {
+            let most = counts.values().copied().max();
+            evicted = self.oldest(|stranger| counts.get(&stranger.origin).copied() == most);
+        }
+        if let Some(slot) = evicted {
+            self.strangers.remove(&slot);
         }
         let slot = Slot(self.next);
         self.next += 1;
         let stranger = Stranger {
             origin,
+            came: now,
             deadline: now + UNAUTHENTICATED_TIME,
             bytes: 0,
+            shaken: false,
         };
         self.strangers.insert(slot, stranger);
         Ok(Admitted { slot, evicted })
+    }
+
+    /// The one that came first of those that are meant.
+    fn oldest(&self, meant: impl Fn(&Stranger) -> bool) -> Option<Slot> {
+        // Slots are in the order of arrival.
+        let found = self.strangers.iter().find(|(_, stranger)| meant(stranger));
+        found.map(|(slot, _)| *slot)
+    }
+
+    /// Its TLS handshake is over: it is at work, and makes no room for others of its address.
+    pub fn shaken(&mut self, slot: Slot) {
+        if let Some(stranger) = self.strangers.get_mut(&slot) {
+            stranger.shaken = true;
+        }
     }
 
     /// Bytes came on it. For a connection that has authenticated, was evicted or is gone there is nothing to count.

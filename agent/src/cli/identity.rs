@@ -7,14 +7,15 @@ use jiff::Timestamp;
 use mt_identity::{Passphrase, backup};
 use serde_json::json;
 
-use super::output::{ServiceArgs, print, print_json, seconds_between, span_text, table, time_text};
+use super::offline;
+use super::output::{ServiceArgs, print, print_json, seconds_between, span_text, time_text};
 use super::ownership::become_owner_of;
 use super::register::passphrase_in;
 use super::screen::clean;
 use crate::config::{Config, DEFAULT_PATH};
 use crate::error::{CliError, ExitCode};
 use crate::identity::{file, keeper};
-use crate::status::identity::{AuditDoc, ExportDoc, IdentityDoc, PassphraseDoc};
+use crate::status::identity::{BackupDoc, IdentityDoc, PassphraseDoc};
 
 /// Arguments of `passphrase rotate`.
 #[derive(Debug, Clone, Args)]
@@ -219,7 +220,7 @@ pub async fn export(args: &ExportArgs) -> Result<ExitCode, CliError> {
         None => (Passphrase::generate(), true),
     };
     let request = json!({ "passphrase": passphrase.reveal().to_string() });
-    let answer: ExportDoc = client.decode(client.post("/v1/identity/export", &request).await?)?;
+    let answer: BackupDoc = client.decode(client.post("/v1/identity/export", &request).await?)?;
     let bytes = unhex(&answer.backup).ok_or_else(|| {
         CliError::new(
             ExitCode::Peer,
@@ -267,6 +268,7 @@ pub fn import(args: &ImportArgs) -> Result<ExitCode, CliError> {
         )
         .with_hint("name the file that \"mt-agent identity export\" wrote")
     })?;
+    let who = offline::who();
     become_owner_of(&config.state_dir).map_err(|error| {
         let folder = config.state_dir.display();
         CliError::new(
@@ -275,7 +277,15 @@ pub fn import(args: &ImportArgs) -> Result<ExitCode, CliError> {
         )
         .with_hint("run it as root, with the target stopped")
     })?;
-    let about = keeper::import(&config.state_dir, &bytes, &passphrase, args.replace)?;
+    let imported = keeper::import(&config.state_dir, &bytes, &passphrase, args.replace);
+    let result = match &imported {
+        Ok(about) => format!("done: this appliance is {} now, with CA {}", about.id, about.ca),
+        Err(error) => format!("refused: {error}"),
+    };
+    let replace = if args.replace { " --replace" } else { "" };
+    let what = format!("identity import {}{replace}", args.path.display());
+    offline::note(&config.state_dir, &who, &what, &result);
+    let about = imported?;
     if args.json {
         print_json(&json!({ "schema": 1, "appliance": about.id.to_string(), "ca": about.ca.to_string() }))?;
     } else {
@@ -284,31 +294,6 @@ pub fn import(args: &ImportArgs) -> Result<ExitCode, CliError> {
             about.id, about.ca
         ))?;
     }
-    Ok(ExitCode::Done)
-}
-
-/// Lists changes that were asked for, newest first.
-///
-/// # Errors
-/// When the agent cannot be reached.
-pub async fn audit(args: &ServiceArgs) -> Result<ExitCode, CliError> {
-    let client = args.client();
-    let answer = client.get("/v1/audit").await?;
-    if args.json {
-        print_json(&answer)?;
-        return Ok(ExitCode::Done);
-    }
-    let document: AuditDoc = client.decode(answer)?;
-    let mut rows = vec![["TIME", "WHO", "WHAT", "RESULT"].map(str::to_owned).to_vec()];
-    rows.extend(document.entries.iter().map(|entry| {
-        vec![
-            time_text(entry.time),
-            clean(&entry.who),
-            clean(&entry.what),
-            clean(&entry.result),
-        ]
-    }));
-    print(&(table(&rows, &[]).join("\n") + "\n"))?;
     Ok(ExitCode::Done)
 }
 

@@ -1,6 +1,7 @@
 //! The command line: one file per noun, and the table of all verbs here.
 
 pub mod address;
+pub mod audit;
 pub mod broker;
 pub mod config;
 pub mod disks;
@@ -10,6 +11,7 @@ pub mod groups;
 pub mod identity;
 pub mod inspect;
 pub mod jobs;
+pub mod offline;
 pub mod output;
 pub mod ownership;
 pub mod pair;
@@ -109,7 +111,7 @@ enum Verb {
     #[command(subcommand)]
     Machines(MachinesVerb),
     /// Changes that were asked for: by whom, when, and what came of them
-    Audit(output::ServiceArgs),
+    Audit(audit::AuditArgs),
     /// Register this machine with an appliance
     Register(register::RegisterArgs),
     /// Renew this machine's certificate now; sending does it when it is due
@@ -261,7 +263,8 @@ impl Cli {
             Verb::Cancel(args) | Verb::Undo(args) => args.service.json,
             Verb::Reprotect(args) => args.service.json,
             Verb::Policy(args) => args.service.json,
-            Verb::Identity(IdentityVerb::Show(args)) | Verb::Audit(args) => args.json,
+            Verb::Identity(IdentityVerb::Show(args)) => args.json,
+            Verb::Audit(args) => args.service.json,
             Verb::Identity(IdentityVerb::Export(args)) => args.service.json,
             Verb::Identity(IdentityVerb::Import(args)) => args.json,
             Verb::Passphrase(PassphraseVerb::Rotate(args)) => args.service.json,
@@ -327,7 +330,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Verb::Machines(MachinesVerb::Decline(args)) => block_on(registered::decline(&args)),
         Verb::Machines(MachinesVerb::Revoke(args)) => block_on(registered::revoke(&args)),
         Verb::Machines(MachinesVerb::Remove(args)) => block_on(registered::remove(&args)),
-        Verb::Audit(args) => block_on(identity::audit(&args)),
+        Verb::Audit(args) => block_on(audit::audit(&args)),
         Verb::Register(args) => block_on(register::register(&args)),
         Verb::Renew(args) => block_on(register::renew(&args)),
         Verb::Target(args) => block_on(target::run(&args)),

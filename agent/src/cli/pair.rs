@@ -8,6 +8,7 @@ use mt_blockdev::scsi::ScsiId;
 use serde_json::json;
 use tokio::task::spawn_blocking;
 
+use super::audit;
 use super::config;
 use super::output::{ServiceArgs, print, print_json, table};
 use super::screen::clean;
@@ -16,7 +17,7 @@ use crate::disks::gate::RefusalKind;
 use crate::error::{CliError, ExitCode, Explain as _};
 use crate::model::PairName;
 use crate::source::report::size_text;
-use crate::status::client::escape;
+use crate::status::client::{Client as ServiceClient, escape};
 use crate::status::metrics::phase_word;
 use crate::status::model::{PairAddedDoc, PairDoc, PairRemovedDoc, PairsDoc};
 
@@ -73,7 +74,19 @@ pub async fn add(args: &AddArgs) -> Result<ExitCode, CliError> {
     });
     let broker = config::broker(args.config.as_deref())?;
     let recorded = match &broker {
-        Some(broker) => record(broker, args).await?,
+        Some(broker) => match record(broker, args).await {
+            Ok(recorded) => recorded,
+            Err(error) => {
+                // The target is not asked any more, so that its log would know nothing of it.
+                let overwrite = args.overwrite.as_ref().map_or("", |_| ", overwriting it");
+                let act = format!(
+                    "pair add {} {}{overwrite}, at the broker",
+                    args.pair, args.scsi_id
+                );
+                note(&client, &act, &format!("refused: {}", error.message)).await;
+                return Err(error);
+            }
+        },
         None => false,
     };
     let answer = match client.post("/v1/pairs", &request).await {
@@ -105,6 +118,13 @@ pub async fn add(args: &AddArgs) -> Result<ExitCode, CliError> {
         pair.size
     ))?;
     Ok(ExitCode::Done)
+}
+
+/// Notes what came of asking the broker. The error of that is what the user has to see, whether it is noted or not.
+async fn note(client: &ServiceClient, act: &str, result: &str) {
+    if let Err(error) = audit::note(client, act, result).await {
+        tracing::warn!("cannot write the audit log: {error}");
+    }
 }
 
 /// Has the broker record a pair; whether that is new. What cannot be a SCSI ID, or names two, is left to the target to refuse.
@@ -174,7 +194,14 @@ pub async fn remove(args: &RemoveArgs) -> Result<ExitCode, CliError> {
     );
     let answer = client.delete(&path).await?;
     let forgotten = match config::broker(args.config.as_deref())? {
-        Some(broker) => forget(broker, &args.pair).await?,
+        Some(broker) => {
+            let forgotten = forget(broker, &args.pair).await;
+            if let Err(error) = &forgotten {
+                let act = format!("pair remove {}, at the broker", args.pair);
+                note(&client, &act, &format!("failed: {}", error.message)).await;
+            }
+            forgotten?
+        }
         None => false,
     };
     if args.service.json {

@@ -17,11 +17,13 @@ use clap::Args;
 use mt_blockdev::scsi::ScsiId;
 use serde_json::{Value, json};
 
+use super::audit;
 use super::config::scope;
 use super::output::{ServiceArgs, print, print_json};
 use super::ownership::give_to_server_of;
 use super::screen::clean;
 use crate::disks::format::{Formatted, format};
+use crate::disks::inventory::DiskScope;
 use crate::error::{CliError, ExitCode};
 use crate::source::report::size_text;
 use crate::status::client::Client;
@@ -163,6 +165,30 @@ async fn make_volume(args: &InitArgs, disk: &str, client: &Client) -> Result<Opt
     }
     check_mount_point(&folder)?;
     let scope = scope(args.config.as_deref())?;
+    let overwrite = if may_overwrite { " with what it holds" } else { "" };
+    let act = format!(
+        "retention init: format disk {id}{overwrite} and mount it at {}",
+        folder.display()
+    );
+    // Before, too: whatever comes of it, the log has that it was begun.
+    audit::note(client, &act, "begun").await?;
+    let outcome = format_and_mount(args, id, may_overwrite, scope, &folder, &unit).await;
+    let result = match &outcome {
+        Ok(()) => "done".to_owned(),
+        Err(error) => format!("refused or failed: {}", error.message),
+    };
+    audit::note(client, &act, &result).await?;
+    outcome.map(|()| None)
+}
+
+async fn format_and_mount(
+    args: &InitArgs,
+    id: ScsiId,
+    may_overwrite: bool,
+    scope: DiskScope,
+    folder: &Path,
+    unit: &Path,
+) -> Result<(), CliError> {
     let made = tokio::task::spawn_blocking(move || format(id, may_overwrite, &scope))
         .await
         .map_err(|error| CliError::new(ExitCode::Unexpected, format!("formatting failed: {error}")))??;
@@ -173,12 +199,11 @@ async fn make_volume(args: &InitArgs, disk: &str, client: &Client) -> Result<Opt
             size_text(made.size)
         ))?;
     }
-    mount(id, &made, &folder, &unit).map_err(|error| {
+    mount(id, &made, folder, unit).map_err(|error| {
         error.with_hint(format!(
             "the disk is formatted and not mounted; mend that, then: mt-agent retention init --disk {id} --overwrite {id}"
         ))
-    })?;
-    Ok(None)
+    })
 }
 
 fn parse(text: &str) -> Result<ScsiId, CliError> {

@@ -15,6 +15,7 @@ use mt_retention::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::offline;
 use super::output::{ServiceArgs, print, print_json, time_text};
 use super::ownership::become_owner_of;
 use super::screen::clean;
@@ -148,6 +149,15 @@ impl VolumeArgs {
         // An agent that has another volume knows nothing of this one.
         let client = Some(client).filter(|_| of_agent.as_ref() == Some(&folder));
         Ok(Place { volume, client })
+    }
+
+    /// Where the agent that is configured keeps its state, running or not.
+    fn state_dir(&self) -> Result<PathBuf, CliError> {
+        let config = match &self.config {
+            Some(path) => Config::load(path)?,
+            None => Config::load_default()?,
+        };
+        Ok(config.state_dir)
     }
 }
 
@@ -508,9 +518,18 @@ pub async fn rebuild(args: &RebuildArgs) -> Result<ExitCode, CliError> {
     } else {
         let name = machine.clone();
         let quiet = args.volume.service.json;
-        damaged = tokio::task::spawn_blocking(move || rebuild_here(&name, &folder, quiet))
+        let (who, state) = (offline::who(), args.volume.state_dir()?);
+        let what = format!("retention rebuild {machine}, in {}", folder.display());
+        let rebuilt = tokio::task::spawn_blocking(move || rebuild_here(&name, &folder, quiet))
             .await
-            .map_err(|error| CliError::new(ExitCode::Unexpected, format!("it failed: {error}")))??;
+            .map_err(|error| CliError::new(ExitCode::Unexpected, format!("it failed: {error}")))?;
+        let result = match &rebuilt {
+            Ok(damaged) => format!("done: {damaged} damaged segments"),
+            Err(error) => format!("failed: {}", error.message),
+        };
+        // The volume may be a copy on another machine, which has no state of an agent.
+        offline::note(&state, &who, &what, &result);
+        damaged = rebuilt?;
     }
     if args.volume.service.json {
         print_json(&json!({ "schema": SCHEMA, "machine": machine, "damaged_segments": damaged }))?;

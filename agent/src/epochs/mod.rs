@@ -15,4 +15,6 @@ pub mod source;
 pub mod target;
 
 #[cfg(test)]
+mod every_message;
+#[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::keeper::{Answer, Keeper};
-use crate::net::door::{Door, Guest};
+use crate::net::door::{Door, Guest, Handshake};
 use crate::net::tls::{Secure, accept, explain_io};
 
 /// Bytes that are read at once. A whole registration has about 3 KiB.
@@ -56,7 +56,8 @@ pub async fn serve(listener: TcpListener, keeper: Keeper, door: Door, mut stop: 
 }
 
 async fn converse(socket: TcpStream, peer: SocketAddr, keeper: Keeper, mut guest: Guest) {
-    let ended = guest.within(conversation(socket, peer, keeper)).await;
+    let handshake = guest.handshake();
+    let ended = guest.within(conversation(socket, peer, keeper, handshake)).await;
     match ended {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::info!(%peer, "control port: {error}"),
@@ -64,9 +65,15 @@ async fn converse(socket: TcpStream, peer: SocketAddr, keeper: Keeper, mut guest
     }
 }
 
-async fn conversation(socket: TcpStream, peer: SocketAddr, keeper: Keeper) -> Result<(), String> {
+async fn conversation(
+    socket: TcpStream,
+    peer: SocketAddr,
+    keeper: Keeper,
+    handshake: Handshake,
+) -> Result<(), String> {
     let (config, credentials) = keeper.control_port();
     let mut stream = accept(socket, config).await.map_err(in_words)?;
+    handshake.done();
     let Secure::Server(server) = &stream else {
         return Err("the connection is not a server's".to_owned());
     };

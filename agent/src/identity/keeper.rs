@@ -472,13 +472,11 @@ impl Keeper {
 
 /// Adds to the audit log, in the state and in the journal. That it cannot be written is told and stops nothing.
 pub fn note(hub: &Hub, who: &str, what: &str, result: &str) {
+    let entry = Entry::new(Timestamp::now(), who, what, result);
+    let Entry {
+        who, what, result, ..
+    } = &entry;
     tracing::info!(target: "audit", who, what, result, "audit");
-    let entry = Entry {
-        time: Timestamp::now(),
-        who: who.to_owned(),
-        what: what.to_owned(),
-        result: result.to_owned(),
-    };
     if let Err(error) = hub.state().add_audit(&entry) {
         tracing::error!("cannot write the audit log: {error}");
     }

@@ -38,7 +38,9 @@ pub enum ShownOut {
     #[error("it did not show who it is within {} s", UNAUTHENTICATED_TIME.as_secs())]
     TooSlow,
     /// Others needed the place.
-    #[error("too many connections have not shown who they are, and its address has most of them")]
+    #[error(
+        "too many connections of its address, or of all, have not shown who they are, and others need its place"
+    )]
     Crowded,
 }
 
@@ -77,7 +79,30 @@ impl Default for Door {
     }
 }
 
+/// Says of a guest that its handshake is over, from within its work.
+#[derive(Debug)]
+pub struct Handshake {
+    door: Door,
+    slot: Slot,
+}
+
+impl Handshake {
+    /// It is over.
+    pub fn done(self) {
+        let mut strangers = self.door.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        strangers.admission.shaken(self.slot);
+    }
+}
+
 impl Guest {
+    /// To be told when the handshake of this guest is over.
+    pub fn handshake(&self) -> Handshake {
+        Handshake {
+            door: self.door.clone(),
+            slot: self.slot,
+        }
+    }
+
     /// Does what a guest may do, for as long as it may stay.
     ///
     /// # Errors

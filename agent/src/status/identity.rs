@@ -82,14 +82,14 @@ pub struct RegistrationRequest {
 /// Asks for a backup.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ExportRequest {
+pub struct BackupRequest {
     /// The passphrase that opens it.
     pub passphrase: String,
 }
 
 /// A backup.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct ExportDoc {
+pub struct BackupDoc {
     /// Version of this document.
     pub schema: u32,
     /// The encrypted bytes, in hexadecimal digits.
@@ -169,29 +169,6 @@ pub struct DecidedDoc {
     pub what: String,
     /// The machine as it is now; none when it is gone.
     pub machine: Option<RegisteredDoc>,
-}
-
-/// Changes that were asked for, newest first.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct AuditDoc {
-    /// Version of this document.
-    pub schema: u32,
-    /// The entries.
-    pub entries: Vec<AuditEntryDoc>,
-}
-
-/// A change that was asked for.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct AuditEntryDoc {
-    /// When it was answered.
-    #[schema(value_type = String, format = DateTime)]
-    pub time: Timestamp,
-    /// Who asked.
-    pub who: String,
-    /// What for.
-    pub what: String,
-    /// What came of it.
-    pub result: String,
 }
 
 impl From<KeeperError> for ApiError {
@@ -297,11 +274,11 @@ pub async fn registration(State(service): Shared, body: Body) -> Result<Json<Ide
 }
 
 /// An encrypted copy of identity and registered machines.
-#[utoipa::path(post, path = "/v1/identity/export", request_body = ExportRequest, responses(
-    (status = 200, body = ExportDoc), (status = 400, body = ErrorDoc), (status = 403, body = ErrorDoc),
+#[utoipa::path(post, path = "/v1/identity/export", request_body = BackupRequest, responses(
+    (status = 200, body = BackupDoc), (status = 400, body = ErrorDoc), (status = 403, body = ErrorDoc),
     (status = 409, body = ErrorDoc)))]
-pub async fn export(State(service): Shared, body: Body) -> Result<Json<ExportDoc>, ApiError> {
-    let request: ExportRequest = read_json(body).await?;
+pub async fn export(State(service): Shared, body: Body) -> Result<Json<BackupDoc>, ApiError> {
+    let request: BackupRequest = read_json(body).await?;
     let keeper = keeper(&service)?;
     let passphrase = chosen(&request.passphrase)?;
     let bytes = blocking(move || keeper.export(&passphrase)).await?;
@@ -309,7 +286,7 @@ pub async fn export(State(service): Shared, body: Body) -> Result<Json<ExportDoc
     for byte in bytes {
         let _ = write!(backup, "{byte:02x}");
     }
-    Ok(Json(ExportDoc {
+    Ok(Json(BackupDoc {
         schema: SCHEMA,
         backup,
     }))
@@ -399,25 +376,6 @@ pub async fn decide(
     })
     .await?;
     Ok(Json(decided))
-}
-
-/// The newest thousand changes that were asked for.
-#[utoipa::path(get, path = "/v1/audit", responses(
-    (status = 200, body = AuditDoc), (status = 403, body = ErrorDoc), (status = 500, body = ErrorDoc)))]
-pub async fn audit(State(service): Shared) -> Result<Json<AuditDoc>, ApiError> {
-    let entries = blocking(move || service.target.hub.state().audit(1000)).await?;
-    Ok(Json(AuditDoc {
-        schema: SCHEMA,
-        entries: entries
-            .into_iter()
-            .map(|entry| AuditEntryDoc {
-                time: entry.time,
-                who: entry.who,
-                what: entry.what,
-                result: entry.result,
-            })
-            .collect(),
-    }))
 }
 
 fn document(machine: &Machine, speakers: &[(String, MachineId)]) -> RegisteredDoc {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, Request, State};
 use axum::http::{Method, StatusCode, header};
@@ -27,14 +27,14 @@ use super::model::{
     SCHEMA, StatusDoc,
 };
 use super::pairing::{Pairing, PairingError, state_code};
-use super::{identity, machines, metrics, stores, view};
+use super::{audit, identity, log, machines, metrics, stores, view};
 use crate::cli::disks::DisksDocument;
 use crate::config::Config;
 use crate::disks::inventory::InventoryError;
 use crate::error::{ExitCode, Explain};
-use crate::identity::keeper::note;
 use crate::model::JobId;
 use crate::state::StateError;
+use crate::state::audit::shown;
 use crate::target::app::Target;
 
 /// Largest body of a request, bytes.
@@ -45,6 +45,9 @@ pub const BODY_TIME_MAX: Duration = Duration::from_secs(5);
 pub const EVENT_READERS_MAX: usize = 16;
 /// A line that says nothing is sent this often, so that a reader that is gone is noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Longest path of a refused request in the journal, characters.
+const REFUSED_PATH_MAX: usize = 200;
 
 /// What the routes know.
 pub struct Service {
@@ -113,7 +116,8 @@ type Shared = State<Arc<Service>>;
         identity::export,
         identity::registry,
         identity::decide,
-        identity::audit,
+        log::audit,
+        log::add_note,
         stores::check,
         stores::rebuild,
         events,
@@ -170,7 +174,7 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/v1/identity/export", post(identity::export))
         .route("/v1/registry", get(identity::registry))
         .route("/v1/registry/{id}", post(identity::decide))
-        .route("/v1/audit", get(identity::audit))
+        .route("/v1/audit", get(log::audit).post(log::add_note))
         .route("/v1/machines/{machine}/check", post(stores::check))
         .route("/v1/machines/{machine}/rebuild", post(stores::rebuild))
         .route("/v1/events", get(events))
@@ -252,7 +256,12 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.status, Json(self.document())).into_response()
+        let mut response = (self.status, Json(self.document())).into_response();
+        response.extensions_mut().insert(audit::Refused {
+            code: self.code,
+            message: self.message,
+        });
+        response
     }
 }
 
@@ -297,21 +306,25 @@ where
         Ok(outcome) => outcome.map_err(Into::into),
         Err(error) => {
             tracing::error!("a request ended by a fault of ours: {error}");
-            let message = "the agent failed on this request; its log says where";
-            Err(ApiError::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "bug",
-                ExitCode::Unexpected,
-                message,
-            ))
+            Err(bug())
         }
     }
 }
 
+fn bug() -> ApiError {
+    let message = "the agent failed on this request; its log says where";
+    ApiError::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "bug",
+        ExitCode::Unexpected,
+        message,
+    )
+}
+
 /// Decides by the method, before any route, so that a new route cannot forget to ask.
 ///
-/// Every change that root asks for is in the audit log with what came of it. What others ask for is refused here and is not:
-/// they could push out of it what operators did.
+/// Every change that root asks for is in the audit log with what came of it. What others ask for is refused here and is in the
+/// journal only: they could push out of the log what operators did.
 async fn check_access(
     State(service): Shared,
     Extension(access): Extension<Access>,
@@ -320,23 +333,10 @@ async fn check_access(
     next: Next,
 ) -> Response {
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
+    let peer = peer.map(|Extension(peer)| peer);
     if changes && access == Access::Change {
-        let what = format!("{} {}", request.method(), request.uri().path());
-        let who = peer.map_or_else(
-            || "local".to_owned(),
-            |Extension(peer)| match peer.pid {
-                Some(pid) => format!("user {} (process {pid})", peer.uid),
-                None => format!("user {}", peer.uid),
-            },
-        );
-        let response = next.run(request).await;
-        let result = response.status().to_string();
-        let noted =
-            tokio::task::spawn_blocking(move || note(&service.target.hub, &who, &what, &result)).await;
-        if let Err(error) = noted {
-            tracing::error!("the audit log was not written by a fault of ours: {error}");
-        }
-        return response;
+        let answer = audit::run(service.target.hub.clone(), peer, request, next).await;
+        return answer.unwrap_or_else(|| bug().into_response());
     }
     let (uid, may, remedy) = match access {
         Access::Change => return next.run(request).await,
@@ -348,6 +348,10 @@ async fn check_access(
             "run it as root, or add the user to the group of the socket ([agent] socket_group)",
         ),
     };
+    if changes {
+        let path = shown(request.uri().path(), REFUSED_PATH_MAX);
+        tracing::warn!(target: "audit", who = audit::who(peer), what = format!("{} {path}", request.method()), "refused");
+    }
     let message = format!("user {uid} may not {may} here; nothing was changed");
     ApiError::new(StatusCode::FORBIDDEN, "forbidden", ExitCode::Refused, message)
         .hint(remedy)
@@ -564,37 +568,42 @@ async fn openapi_json() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], openapi()).into_response()
 }
 
-/// Reads a body within its limits and decodes it. Nesting is bounded by the decoder (128 levels).
+/// Decodes the body of a request. Nesting is bounded by the decoder (128 levels).
 pub(super) async fn read_json<T: serde::de::DeserializeOwned>(body: Body) -> Result<T, ApiError> {
+    let bytes = read_body(body).await?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        ApiError::bad_request(format!("the request is not the JSON that belongs here: {error}"))
+    })
+}
+
+/// Reads a body within its limits.
+pub(super) async fn read_body(body: Body) -> Result<Bytes, ApiError> {
     let read = tokio::time::timeout(BODY_TIME_MAX, to_bytes(body, BODY_BYTES_MAX)).await;
-    let bytes = match read {
+    match read {
         Err(_) => {
             let message = format!(
                 "the request was not complete within {} s",
                 BODY_TIME_MAX.as_secs()
             );
-            return Err(ApiError::new(
+            Err(ApiError::new(
                 StatusCode::REQUEST_TIMEOUT,
                 "too-slow",
                 ExitCode::Usage,
                 message,
-            ));
+            ))
         }
         Ok(Err(error)) if is_too_large(&error) => {
             let message = format!("the request is larger than {BODY_BYTES_MAX} bytes");
-            return Err(ApiError::new(
+            Err(ApiError::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "too-large",
                 ExitCode::Usage,
                 message,
-            ));
+            ))
         }
-        Ok(Err(error)) => return Err(ApiError::bad_request(format!("cannot read the request: {error}"))),
-        Ok(Ok(bytes)) => bytes,
-    };
-    serde_json::from_slice(&bytes).map_err(|error| {
-        ApiError::bad_request(format!("the request is not the JSON that belongs here: {error}"))
-    })
+        Ok(Err(error)) => Err(ApiError::bad_request(format!("cannot read the request: {error}"))),
+        Ok(Ok(bytes)) => Ok(bytes),
+    }
 }
 
 fn is_too_large(error: &axum::Error) -> bool {

@@ -211,10 +211,12 @@ async fn admit(
     (count, machines): &(Arc<AtomicUsize>, PerMachine),
 ) -> Result<Admitted, NotAdmitted> {
     socket.set_nodelay(true)?;
+    let handshake = guest.handshake();
     let work = async {
         let mut stream = accept(socket, keeper.data_port()).await.map_err(|error| {
             NotAdmitted::Tls(explain_io(&error).map_or_else(|| error.to_string(), |(text, _)| text))
         })?;
+        handshake.done();
         let Secure::Server(server) = &stream else {
             return Err(NotAdmitted::Tls("the connection is not a server's".to_owned()));
         };

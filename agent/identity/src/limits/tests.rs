@@ -193,6 +193,31 @@ fn ten_thousand_idle_connections_neither_grow_nor_keep_others_out() {
     assert_eq!((admission.count(), admission.next_deadline()), (0, None));
 }
 
+/// Eight silent connections of an address hold up others behind it for a second, not for ten; those that are at work are not
+/// pushed out by newcomers.
+#[test]
+fn silent_connections_make_room_for_others_of_their_address() {
+    let mut admission = Admission::default();
+    let admit = |admission: &mut Admission, at| admission.admit(address(1), at);
+    let slots: Vec<Slot> = (0..CONNECTIONS_PER_ADDRESS)
+        .map(|_| admit(&mut admission, Duration::ZERO).unwrap().slot)
+        .collect();
+    admission.shaken(slots[0]);
+    let early = SILENT_TIME - Duration::from_millis(1);
+    assert_eq!(admit(&mut admission, early), Err(Unwelcome::TooManyFromAddress));
+    for silent in &slots[1..] {
+        let admitted = admit(&mut admission, SILENT_TIME).unwrap();
+        assert_eq!(admitted.evicted, Some(*silent));
+        admission.shaken(admitted.slot);
+        assert_eq!(admission.count(), CONNECTIONS_PER_ADDRESS);
+    }
+    assert_eq!(
+        admit(&mut admission, seconds(9)),
+        Err(Unwelcome::TooManyFromAddress)
+    );
+    assert!(admission.admit(address(2), seconds(9)).is_ok());
+}
+
 #[test]
 fn bytes_before_authentication_are_bounded() {
     let mut admission = Admission::default();
