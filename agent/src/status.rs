@@ -18,6 +18,8 @@
 
 pub mod access;
 pub mod client;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod identity;
 pub mod machines;
 pub mod metrics;
