@@ -21,6 +21,8 @@
 pub mod access;
 mod audit;
 pub mod client;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod identity;
 pub mod log;
 pub mod machines;

@@ -23,6 +23,7 @@ use crate::custom_change::node::Node;
 use crate::error::{Error, Kind, Result, shown};
 
 mod commands;
+pub(crate) use commands::check_hash;
 mod network;
 mod options;
 mod render;

@@ -132,13 +132,18 @@ impl Secrets {
     /// # Errors
     /// When Argon2id cannot run (no memory).
     pub fn new(passphrase: &Passphrase) -> Result<Self, OpaqueError> {
-        let mut secrets = Self {
+        let mut secrets = Self::without_passphrase();
+        secrets.rotate(passphrase)?;
+        Ok(secrets)
+    }
+
+    /// New keys, and no passphrase that would be right.
+    pub(crate) fn without_passphrase() -> Self {
+        Self {
             setup: Box::new(ServerSetup::new(&mut OsRng)),
             record: None,
             rotation: OsRng.next_u64(),
-        };
-        secrets.rotate(passphrase)?;
-        Ok(secrets)
+        }
     }
 
     /// Replaces the passphrase. The old one is worthless at once, for runs under way too; certificates stay.

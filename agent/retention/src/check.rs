@@ -54,7 +54,7 @@ impl<S: Storage> Store<S> {
                     what,
                 )),
             }
-            match read_footer(&self.log.storage, seq, &trailer) {
+            match read_footer(&self.log.storage, seq, &trailer, &self.state.disks) {
                 Ok(entries) => footer = Some(entries),
                 Err(StoreError::Damaged { offset, what, .. }) => {
                     checked.findings.push(Finding::new(object, offset, what));

@@ -268,7 +268,7 @@ fn segment<S: Storage>(storage: &S, seq: u64, len: u64, depth: Depth) -> Result<
         Ok(trailer) => {
             let mut fault = None;
             if depth >= Depth::Extents {
-                match read_footer(storage, seq, &trailer) {
+                match read_footer(storage, seq, &trailer, &header.state.disks) {
                     Ok(entries) => shown.footer = entries.iter().map(extent).collect(),
                     Err(StoreError::Damaged { what, .. }) => fault = Some(what),
                     Err(err) => return Err(err),

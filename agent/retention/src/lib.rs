@@ -100,6 +100,8 @@ mod check;
 mod codec;
 mod error;
 pub mod files;
+#[doc(hidden)]
+pub mod fuzz;
 mod ingest;
 pub mod inspect;
 mod log;

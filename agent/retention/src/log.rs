@@ -20,7 +20,7 @@ use crate::record::{self, ENTRY_SIZE, Entry, HEADER_SIZE, Image, Kind, NewHead};
 use crate::room::Room;
 use crate::segment::{self, SegmentHeader, Trailer, encode_footer, footer_blocks};
 use crate::storage::{ObjectName, Storage, StorageError};
-use crate::types::{BLOCK, BLOCK_SIZE, Disk, DiskIndex, EpochNumber, StoreUuid};
+use crate::types::{BLOCK, BLOCK_SIZE, Digest, Disk, DiskIndex, EpochNumber, StoreUuid};
 
 mod read;
 
@@ -99,6 +99,40 @@ impl Segment {
             *count += 1;
             *sum = sum.wrapping_add(entry.checksum());
         }
+    }
+
+    /// The trailer that it has when it is sealed at `end`, with so many extents in a footer of that digest.
+    pub(crate) fn trailer_of(
+        &self,
+        store: StoreUuid,
+        seq: u64,
+        end: u32,
+        entries: u32,
+        digest: Digest,
+    ) -> Trailer {
+        Trailer {
+            store,
+            seq,
+            end,
+            entries,
+            first_epoch: if entries == 0 {
+                EpochNumber(0)
+            } else {
+                self.first_epoch
+            },
+            last_epoch: self.last_epoch,
+            data_bytes: self.data_bytes,
+            digest,
+        }
+    }
+
+    /// Whether all of its blocks lie on these disks.
+    pub(crate) fn is_on(&self, disks: &[Disk]) -> bool {
+        let mut blocks = self.after.iter().chain(&self.base);
+        blocks.all(|(disk, blocks)| {
+            let disk = disks.get(disk.at());
+            disk.is_some_and(|disk| blocks.max().is_none_or(|last| last < disk.blocks()))
+        })
     }
 
     /// Whether it may have images of any of these blocks, which are sorted.
@@ -426,20 +460,7 @@ impl<S: Storage> Log<S> {
         let mut entries = Arc::unwrap_or_clone(std::mem::take(&mut segment.entries));
         segment::sort(&mut entries);
         let (footer, footer_digest) = encode_footer(&entries);
-        let trailer = Trailer {
-            store: self.store,
-            seq,
-            end,
-            entries: u32_of(entries.len()),
-            first_epoch: if entries.is_empty() {
-                EpochNumber(0)
-            } else {
-                segment.first_epoch
-            },
-            last_epoch: segment.last_epoch,
-            data_bytes: segment.data_bytes,
-            digest: footer_digest,
-        };
+        let trailer = segment.trailer_of(self.store, seq, end, u32_of(entries.len()), footer_digest);
         let offset = u64::from(end) * BLOCK;
         let len = offset + u64_of(footer.len()) + BLOCK;
         segment.bytes = len;

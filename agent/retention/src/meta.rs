@@ -177,6 +177,14 @@ impl State {
         })
     }
 
+    /// Whether the numbers of its epochs can have been given by this program.
+    pub(crate) fn epochs_are_within_reach(&self) -> bool {
+        let newest = self.committed.max(self.last_epoch);
+        self.applied <= newest
+            && self.applied.is_within_reach(self.committed)
+            && self.committed.is_within_reach(newest)
+    }
+
     /// Whether the images of an epoch count.
     pub(crate) fn counts(&self, epoch: EpochNumber) -> bool {
         epoch <= self.committed && !self.aborted.contains(&epoch)

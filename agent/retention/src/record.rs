@@ -62,7 +62,8 @@ const MAGIC: [u8; 4] = *b"MTRR";
 const VERSION: u16 = 1;
 /// Bytes of a head before its body.
 pub(crate) const HEADER_SIZE: usize = 128;
-const CRC_AT: usize = 124;
+/// Position of a head's checksum, bytes.
+pub(crate) const CRC_AT: usize = 124;
 /// Bytes of an extent.
 pub(crate) const ENTRY_SIZE: usize = 64;
 /// Most extents of one record. The head stays under 64 KiB, so that finding the next record reads little.

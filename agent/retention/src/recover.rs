@@ -25,9 +25,9 @@ use crate::log::{Located, Log, Segment, damaged};
 use crate::meta::{Commit, PointChanges, State, numbers};
 use crate::planted::Bug;
 use crate::recent::Recent;
-use crate::record::{Entry, Image, Kind};
+use crate::record::{Image, Kind};
 use crate::scan::{Scan, Scanned, read_footer, read_trailer};
-use crate::segment::{SegmentHeader, Trailer};
+use crate::segment::SegmentHeader;
 use crate::storage::{ObjectName, Storage};
 use crate::store::{OpenOptions, Recovered, SEGMENT_SIZE_DEFAULT, Store, check_disks};
 use crate::summary::{self, Catalogue, NoCatalogue};
@@ -82,7 +82,7 @@ impl<S: Storage> Store<S> {
             seen: EpochNumber(0),
         };
         let garbage = recovery.read(&survey)?;
-        recovery.end_epochs();
+        recovery.end_epochs()?;
         let Recovery {
             state,
             segments,
@@ -97,7 +97,14 @@ impl<S: Storage> Store<S> {
         } else {
             superblock.segment_size
         };
-        let next_seq = survey.lengths.keys().next_back().map_or(1, |seq| seq + 1);
+        let newest_name = survey.lengths.keys().next_back().copied().unwrap_or_default();
+        let next_seq = newest_name.checked_add(1).ok_or_else(|| {
+            damaged(
+                ObjectName::Segment(newest_name),
+                0,
+                "its number is the largest there is, so that no segment can follow it",
+            )
+        })?;
         let mut log = Log::new(
             storage,
             superblock.store,
@@ -225,6 +232,9 @@ fn compare_disks(ours: &[Disk], wanted: &[Disk]) -> Result<(), StoreError> {
     })
 }
 
+/// Whatever the checksums say: so many numbers that counting them would not end.
+const TOO_FAR_APART: &str = "its epochs are further apart than they can be";
+
 struct Recovery<'a, S> {
     storage: &'a S,
     catalogue: &'a dyn Catalogue,
@@ -255,6 +265,9 @@ impl<S: Storage> Recovery<'_, S> {
         let base = *base;
         self.state = header.state.clone();
         self.state.generation = self.state.generation.max(self.superblock.generation);
+        if !self.state.epochs_are_within_reach() {
+            return Err(damaged(ObjectName::Segment(base), 0, TOO_FAR_APART));
+        }
         if self.state.disks != self.superblock.disks {
             return Err(damaged(
                 ObjectName::Segment(base),
@@ -350,6 +363,10 @@ impl<S: Storage> Recovery<'_, S> {
             && let Some(summary) = self.catalogue.summary(seq)
         {
             match summary::decode(&summary, trailer, len) {
+                Ok(segment) if !segment.is_on(&self.superblock.disks) => self.report.catalogue.push(format!(
+                    "segment {}: its summary is about blocks that its disks do not have",
+                    ObjectName::Segment(seq)
+                )),
                 Ok(segment) => {
                     self.report.summaries += 1;
                     self.add(seq, segment);
@@ -362,9 +379,8 @@ impl<S: Storage> Recovery<'_, S> {
             }
         }
         let entries = match &trailer {
-            Ok(trailer) => match read_footer(self.storage, seq, trailer) {
-                Ok(entries) if self.fit(&entries, trailer) => Ok(entries),
-                Ok(_) => Err("its footer is out of bounds".to_owned()),
+            Ok(trailer) => match read_footer(self.storage, seq, trailer, &self.superblock.disks) {
+                Ok(entries) => Ok(entries),
                 Err(StoreError::Damaged { what, .. }) => Err(what),
                 Err(err) => return Err(err),
             },
@@ -409,14 +425,6 @@ impl<S: Storage> Recovery<'_, S> {
     fn add(&mut self, seq: u64, segment: Segment) {
         self.seen = self.seen.max(segment.last_epoch);
         self.segments.insert(seq, segment);
-    }
-
-    fn fit(&self, entries: &[Entry], trailer: &Trailer) -> bool {
-        entries.iter().all(|entry| {
-            let disk = self.superblock.disks.get(entry.disk.at());
-            disk.is_some_and(|disk| entry.end() <= disk.blocks())
-                && (entry.zero || entry.data_end() <= u64::from(trailer.end))
-        })
     }
 
     /// The next record. Where there is none, but a later one proves that what should be here was durable once, bytes changed
@@ -472,7 +480,10 @@ impl<S: Storage> Recovery<'_, S> {
                 Kind::After | Kind::Base => {}
                 Kind::Commit => {
                     let commit = Commit::decode(&record.head.body).map_err(broken)?;
-                    for given_up in self.state.committed.0 + 1..record.head.epoch.0 {
+                    if !self.state.committed.is_within_reach(record.head.epoch) {
+                        return Err(broken("it ends an epoch whose number nobody gave"));
+                    }
+                    for given_up in self.state.committed.0.saturating_add(1)..record.head.epoch.0 {
                         self.state.aborted.insert(EpochNumber(given_up));
                     }
                     self.state.committed = record.head.epoch;
@@ -496,11 +507,13 @@ impl<S: Storage> Recovery<'_, S> {
         let end = scan.at;
         // A trailer may be there whose footer is not: both were on their way when power failed.
         let sealed = match read_trailer(self.storage, &self.superblock.store, seq, len)? {
-            Ok(trailer) if trailer.end == end => match read_footer(self.storage, seq, &trailer) {
-                Ok(entries) if entries.len() == found.len() => Some(trailer),
-                Ok(_) | Err(StoreError::Damaged { .. }) => None,
-                Err(err) => return Err(err),
-            },
+            Ok(trailer) if trailer.end == end => {
+                match read_footer(self.storage, seq, &trailer, &self.superblock.disks) {
+                    Ok(entries) if entries.len() == found.len() => Some(trailer),
+                    Ok(_) | Err(StoreError::Damaged { .. }) => None,
+                    Err(err) => return Err(err),
+                }
+            }
             _ => None,
         };
         if sealed.is_some() {
@@ -532,17 +545,22 @@ impl<S: Storage> Recovery<'_, S> {
     }
 
     /// Gives up what was not complete.
-    fn end_epochs(&mut self) {
+    fn end_epochs(&mut self) -> Result<(), StoreError> {
         if Bug::HalfEpochCounts.live() && self.seen > self.state.committed {
             self.state.committed = self.seen;
         }
         let newest = self.state.last_epoch.max(self.seen);
+        self.state.last_epoch = newest;
+        if !self.state.epochs_are_within_reach() {
+            let last = self.segments.keys().next_back().copied().unwrap_or_default();
+            return Err(damaged(ObjectName::Segment(last), 0, TOO_FAR_APART));
+        }
         for epoch in self.state.committed.0 + 1..=newest.0 {
             let epoch = EpochNumber(epoch);
             if self.state.aborted.insert(epoch) {
                 self.report.dropped_epochs.push(epoch);
             }
         }
-        self.state.last_epoch = newest;
+        Ok(())
     }
 }

@@ -12,11 +12,12 @@ use crate::segment::{SegmentHeader, Trailer, decode_footer, footer_blocks};
 use crate::storage::{ObjectName, Storage};
 use crate::types::{BLOCK, BLOCK_SIZE, Disk, StoreUuid};
 
-/// Reads the footer of a sealed segment.
+/// Reads the footer of a sealed segment. Every extent in it lies on a disk, and its data among the records.
 pub(crate) fn read_footer<S: Storage>(
     storage: &S,
     seq: u64,
     trailer: &Trailer,
+    disks: &[Disk],
 ) -> Result<Vec<Entry>, StoreError> {
     let entries = usize_of(u64::from(trailer.entries));
     let mut bytes = vec![0; usize_of(u64::from(footer_blocks(entries))) * BLOCK_SIZE];
@@ -25,7 +26,16 @@ pub(crate) fn read_footer<S: Storage>(
     if !bytes.is_empty() {
         storage.read(object, offset, &mut bytes)?;
     }
-    decode_footer(&bytes, trailer).map_err(|what| damaged(object, offset, what))
+    let fits = |entry: &Entry| {
+        let disk = disks.get(entry.disk.at());
+        disk.is_some_and(|disk| entry.end() <= disk.blocks())
+            && (entry.zero || entry.data_end() <= u64::from(trailer.end))
+    };
+    match decode_footer(&bytes, trailer) {
+        Ok(entries) if entries.iter().all(fits) => Ok(entries),
+        Ok(_) => Err(damaged(object, offset, "its footer is out of bounds")),
+        Err(what) => Err(damaged(object, offset, what)),
+    }
 }
 
 /// Reads a segment's header. The error of the inside says that the bytes are not one.

@@ -68,8 +68,10 @@ const HEADER_MAGIC: [u8; 4] = *b"MTRS";
 const TRAILER_MAGIC: [u8; 4] = *b"MTRT";
 const VERSION: u16 = 1;
 const HEADER_SIZE: usize = 64;
-const HEADER_CRC_AT: usize = 60;
-const TRAILER_CRC_AT: usize = 96;
+/// Position of a header's checksum, bytes.
+pub(crate) const HEADER_CRC_AT: usize = 60;
+/// Position of a trailer's checksum, bytes.
+pub(crate) const TRAILER_CRC_AT: usize = 96;
 const _: () = assert!(HEADER_CRC_AT + 4 == HEADER_SIZE);
 /// Bytes of a trailer that say something; the rest of its block is zeros.
 pub(crate) const TRAILER_SIZE: usize = TRAILER_CRC_AT + 4;

@@ -28,7 +28,8 @@ use crate::types::{DiskIndex, EpochNumber};
 
 const MAGIC: [u8; 4] = *b"MTRC";
 const VERSION: u16 = 1;
-const CRC_AT: usize = 12;
+/// Position of the checksum, bytes.
+pub(crate) const CRC_AT: usize = 12;
 const HEADER_SIZE: usize = 16;
 const _: () = assert!(CRC_AT + 4 == HEADER_SIZE);
 
@@ -114,6 +115,20 @@ pub(crate) fn decode(summary: &[u8], trailer: &Trailer, bytes: u64) -> Result<Se
     segment.data_bytes = trailer.data_bytes;
     segment.trailer = Some(trailer.clone());
     Ok(segment)
+}
+
+/// A summary of the segment with this trailer that says of blocks and epochs what it is told, for the fuzzer.
+pub(crate) fn forge(body: &[u8], trailer: &Trailer) -> Vec<u8> {
+    let mut out = vec![0; HEADER_SIZE];
+    out[0..4].copy_from_slice(&MAGIC);
+    out[4..6].copy_from_slice(&VERSION.to_le_bytes());
+    out.extend_from_slice(&trailer.encode()[..TRAILER_SIZE]);
+    out.extend_from_slice(body);
+    let len = u32_of(out.len());
+    out[8..12].copy_from_slice(&len.to_le_bytes());
+    let crc = crc32c::crc32c(&out);
+    out[CRC_AT..HEADER_SIZE].copy_from_slice(&crc.to_le_bytes());
+    out
 }
 
 /// Whether a summary says of a segment what is known of it. The same blocks may be written in several ways.

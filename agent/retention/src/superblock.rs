@@ -31,7 +31,8 @@ const VERSION: u32 = 1;
 /// Size of a superblock, bytes.
 pub(crate) const SUPERBLOCK_SIZE: usize = 16 * 1024;
 const HEADER_SIZE: usize = 64;
-const CRC_AT: usize = 60;
+/// Position of the checksum, bytes.
+pub(crate) const CRC_AT: usize = 60;
 const _: () = assert!(CRC_AT + 4 == HEADER_SIZE);
 const _: () = assert!(HEADER_SIZE + 16 + 4 + DISKS_MAX * (10 + DISK_ID_BYTES_MAX) <= SUPERBLOCK_SIZE);
 

@@ -31,6 +31,17 @@ pub type Digest = [u8; 32];
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct EpochNumber(pub u64);
 
+/// Most numbers that epochs may be apart where one follows the other: complete and on the disks, complete and given up. Far
+/// more than ever waited or failed; numbers that are further apart were never given by this program.
+pub(crate) const EPOCHS_APART_MAX: u64 = 1 << 20;
+
+impl EpochNumber {
+    /// Whether a number can come after this one.
+    pub(crate) fn is_within_reach(self, later: Self) -> bool {
+        later.0 <= self.0.saturating_add(EPOCHS_APART_MAX) && later.0 < u64::MAX
+    }
+}
+
 impl fmt::Display for EpochNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

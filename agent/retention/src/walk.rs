@@ -5,15 +5,19 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::codec::{u64_of, usize_of};
+use crate::codec::{u32_of, u64_of, usize_of};
 use crate::error::StoreError;
-use crate::log::{is_whole, real_len};
+use crate::log::{Segment, is_whole, real_len};
 use crate::pack;
 use crate::record::Entry;
 use crate::scan::{Scan, Scanned, read_header};
-use crate::segment::footer_blocks;
+use crate::segment::{encode_footer, sort};
 use crate::storage::{ObjectName, Storage};
 use crate::types::{BLOCK, BLOCK_SIZE, Disk, StoreUuid};
+
+/// Most bytes of a trailer that may be wrong while it still counts as the one that is expected: fewer than its digest has,
+/// which would be another one altogether.
+const TRAILER_BYTES_WRONG_MAX: usize = 16;
 
 /// Bytes that are not what was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,10 +121,9 @@ impl<S: Storage> Whole<'_, S> {
                 scan.go_on_at(next, &head);
             } else {
                 // Nothing follows: the end, if this is where it should be.
-                let footer = u64::from(footer_blocks(walked.entries.len()));
                 let fits = match self.end {
                     Some(end) => scan.at == end,
-                    None => (u64::from(scan.at) + footer + 1) * BLOCK == self.len,
+                    None => self.was_sealed_at(scan.at, &walked.entries)?,
                 };
                 if !fits {
                     walked.findings.push(Finding::new(object, at, what));
@@ -132,6 +135,38 @@ impl<S: Storage> Whole<'_, S> {
             }
         }
         Ok(walked)
+    }
+
+    /// Whether what lies at the end of a segment shows that it was sealed behind just these records: their footer, or the
+    /// trailer that goes with them but for a few bytes. Room for both is no proof. A segment that was cut leaves that much behind
+    /// its last whole record for many lengths, and points that need what was there would be offered and read wrong.
+    fn was_sealed_at(&self, at: u32, entries: &[Entry]) -> Result<bool, StoreError> {
+        let mut sorted = entries.to_vec();
+        sort(&mut sorted);
+        let (footer, digest) = encode_footer(&sorted);
+        let offset = u64::from(at) * BLOCK;
+        if offset + u64_of(footer.len()) + BLOCK != self.len {
+            return Ok(false);
+        }
+        let object = ObjectName::Segment(self.seq);
+        let mut found = vec![0; footer.len() + BLOCK_SIZE];
+        self.storage.read(object, offset, &mut found)?;
+        let (found_footer, found_trailer) = found.split_at(footer.len());
+        if !footer.is_empty() && found_footer == footer {
+            return Ok(true);
+        }
+        let mut segment = Segment::new(self.len);
+        for entry in entries {
+            segment.note(entry);
+        }
+        let trailer = segment.trailer_of(self.store, self.seq, at, u32_of(entries.len()), digest);
+        let differ = trailer
+            .encode()
+            .iter()
+            .zip(found_trailer)
+            .filter(|(a, b)| a != b)
+            .count();
+        Ok(differ <= TRAILER_BYTES_WRONG_MAX)
     }
 
     fn scan(&self, at: u32, len: u64) -> Scan<'_, S> {

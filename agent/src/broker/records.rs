@@ -86,22 +86,34 @@ impl Records {
     /// # Errors
     /// When it cannot be read, is of another version, or names a pair or a disk twice.
     pub fn open(path: &Path) -> Result<Self, RecordsError> {
-        let damaged = |found: String| RecordsError::Damaged {
-            path: path.to_owned(),
-            found,
-        };
         let bytes = file::read(path, BYTES_MAX).map_err(|source| RecordsError::Io {
             attempt: "read",
             path: path.to_owned(),
             source,
         })?;
+        match bytes {
+            Some(bytes) => Self::from_bytes(path, &bytes),
+            None => Ok(Self {
+                path: path.to_owned(),
+                pairs: Vec::new(),
+            }),
+        }
+    }
+
+    /// Reads the content of a document; `path` is for messages, and where it is stored when it changes.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, RecordsError> {
+        let damaged = |found: String| RecordsError::Damaged {
+            path: path.to_owned(),
+            found,
+        };
         let mut records = Self {
             path: path.to_owned(),
             pairs: Vec::new(),
         };
-        let Some(bytes) = bytes else { return Ok(records) };
-        let document: Document =
-            serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+        let document: Document = serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
         if document.schema != SCHEMA {
             return Err(damaged(format!(
                 "schema {}, this program knows {SCHEMA}",

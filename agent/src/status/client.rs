@@ -11,6 +11,7 @@ use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
@@ -139,13 +140,18 @@ impl Client {
         let answer = timeout(ANSWER_TIME_MAX, self.send(Method::GET, "/v1/events", None)).await;
         let response = answer.map_err(|_| self.too_slow())??;
         if response.status().is_success() {
-            return Ok(Events {
-                client: self.clone(),
-                body: response.into_body(),
-                lines: Lines::default(),
-            });
+            return Ok(self.events_of(response));
         }
         Err(self.refusal(self.collect(response).await?))
+    }
+
+    /// The events of an answer that has begun.
+    pub(super) fn events_of(&self, response: Response<Incoming>) -> Events {
+        Events {
+            client: self.clone(),
+            body: response.into_body(),
+            lines: Lines::default(),
+        }
     }
 
     async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, ClientError> {
@@ -179,6 +185,17 @@ impl Client {
                 _ => self.failed(error),
             }
         })?;
+        self.send_on(stream, method, path, body).await
+    }
+
+    /// As [`Self::send`], on a connection that is there.
+    pub(super) async fn send_on<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        &self,
+        stream: S,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Response<Incoming>, ClientError> {
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| self.failed(error))?;
         // It ends with the answer, or when `sender` and the answer are dropped.
@@ -198,7 +215,7 @@ impl Client {
             .map_err(|error| self.failed(error))
     }
 
-    async fn collect(&self, response: Response<Incoming>) -> Result<Value, ClientError> {
+    pub(super) async fn collect(&self, response: Response<Incoming>) -> Result<Value, ClientError> {
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
             .collect()
             .await;
@@ -207,7 +224,7 @@ impl Client {
             .map_err(|error| self.failed(format!("its answer is not JSON: {error}")))
     }
 
-    fn refusal(&self, document: Value) -> ClientError {
+    pub(super) fn refusal(&self, document: Value) -> ClientError {
         match serde_json::from_value(document) {
             Ok(error) => ClientError::Refused(error),
             Err(error) => self.failed(format!("it refused in words that are not understood: {error}")),

@@ -139,12 +139,7 @@ async fn converse(
     let service = TowerToHyperService::new(router.layer(Extension(access)).layer(Extension(peer)));
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIME_MAX));
-    let conversation = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .keep_alive(false)
-        .header_read_timeout(REQUEST_TIME_MAX)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .max_headers(HEADERS_MAX)
+    let conversation = rules()
         .serve_connection(TokioIo::new(Box::pin(stream)), service)
         .await;
     if let Err(error) = conversation {
@@ -154,6 +149,18 @@ async fn converse(
         );
     }
     drop(place);
+}
+
+/// What a request may be, before anything is asked about it.
+pub(super) fn rules() -> http1::Builder {
+    let mut rules = http1::Builder::new();
+    rules
+        .timer(TokioTimer::new())
+        .keep_alive(false)
+        .header_read_timeout(REQUEST_TIME_MAX)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .max_headers(HEADERS_MAX);
+    rules
 }
 
 /// The kernel's word on who connected.

@@ -195,7 +195,8 @@ fn put_size(bytes: &mut [u8; HELLO_SIZE]) {
     bytes[8..10].copy_from_slice(&64_u16.to_le_bytes());
 }
 
-fn seal(bytes: &mut [u8; HELLO_SIZE]) {
+/// Fills in the checksum.
+pub(crate) fn seal(bytes: &mut [u8; HELLO_SIZE]) {
     let crc = crc32c::crc32c(&bytes[..CRC_OFFSET]);
     bytes[CRC_OFFSET..].copy_from_slice(&crc.to_le_bytes());
 }

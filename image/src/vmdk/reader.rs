@@ -61,7 +61,7 @@ pub struct VmdkReport {
     pub faults: Vec<Fault>,
 }
 
-/// Takes the grains of a disk as they are read, in ascending order.
+/// Takes the grains of a disk as they are read: in ascending order, or the report has a fault that says otherwise.
 pub trait GrainTaker {
     /// Takes one grain of the disk.
     ///

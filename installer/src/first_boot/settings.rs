@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use mt_blockdev::scsi::ScsiId;
 
 use super::environment::Properties;
+use crate::kickstart::check_hash;
 
 /// Longest value of any property.
 const VALUE_BYTES_MAX: usize = 8192;
@@ -299,16 +300,8 @@ impl Address {
 
 /// A hash as crypt(5) writes it. Never a password: that would lie in the machine's configuration for all to read.
 fn password_hash(value: &str) -> Result<String, String> {
-    let fields: Vec<&str> = value.split('$').collect();
-    let known = ["6", "5", "y", "7", "gy", "2b", "2y"];
-    let plain = |letter: char| letter.is_ascii_alphanumeric() || "./,=-$".contains(letter);
-    let good = value.starts_with('$')
-        && fields.len() >= 4
-        && known.contains(&fields[1])
-        && fields.last().is_some_and(|last| last.len() >= 20)
-        && value.chars().all(plain)
-        && value.len() <= 256;
-    if good {
+    // The rule of a kickstart file, since these settings can become one.
+    if check_hash(value).is_ok() {
         Ok(value.to_owned())
     } else {
         // The value is not shown: it may be the password itself.
@@ -326,17 +319,17 @@ fn ssh_key(value: &str) -> Result<String, String> {
         "sk-ssh-ed25519@openssh.com",
         "sk-ecdsa-sha2-nistp256@openssh.com",
     ];
-    let mut words = value.split(' ').filter(|word| !word.is_empty());
-    let kind = words.next().unwrap_or_default();
+    let words: Vec<&str> = value.split(' ').filter(|word| !word.is_empty()).collect();
+    let kind = words.first().copied().unwrap_or_default();
     if !known.contains(&kind) {
         return Err("it is no line of a public key file, such as \"ssh-ed25519 AAAA... name\"".to_owned());
     }
-    let key = words.next().unwrap_or_default();
+    let key = words.get(1).copied().unwrap_or_default();
     let base64 = |letter: char| letter.is_ascii_alphanumeric() || "+/=".contains(letter);
     if key.len() < 40 || !key.starts_with("AAAA") || !key.chars().all(base64) {
         return Err(format!("what follows {kind} is no public key"));
     }
-    Ok(value.to_owned())
+    Ok(words.join(" "))
 }
 
 fn contradictions(settings: &Settings) -> Vec<Fault> {

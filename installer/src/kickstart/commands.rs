@@ -310,14 +310,20 @@ fn rootpw(words: &[String], answers: &mut Answers) -> Checked<()> {
 /// # Errors
 /// It is none, or of a kind that is no protection any more. The hash itself is not repeated.
 pub fn check_hash(hash: &str) -> Checked<()> {
-    let kind = ["$6$", "$5$", "$y$"].iter().any(|kind| hash.starts_with(kind));
+    let kinds = ["$6$", "$5$", "$y$", "$gy$", "$7$", "$2b$", "$2y$"];
+    let kind = kinds.iter().any(|kind| hash.starts_with(kind));
     let good = |byte: u8| byte.is_ascii_alphanumeric() || b"./$=,".contains(&byte);
     let parts = hash.split('$').count();
     let last = hash.rsplit('$').next().unwrap_or_default();
-    if kind && parts >= 4 && last.len() >= 43 && hash.bytes().all(good) && hash.len() < 512 {
+    // The shortest, of SHA-256, has 43 letters. What is cut short is a password that nobody has.
+    let whole = last.len() >= 43
+        && last
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"./".contains(&byte));
+    if kind && parts >= 4 && whole && hash.bytes().all(good) && hash.len() < 512 {
         Ok(())
     } else {
-        Err("this is no hash of a password that begins with $6$, $5$ or $y$; make one with \"openssl passwd -6\"".to_owned())
+        Err("this is no hash of a password as crypt(5) has it; make one with \"openssl passwd -6\", as in $6$salt$hash".to_owned())
     }
 }
 

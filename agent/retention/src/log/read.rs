@@ -68,7 +68,7 @@ impl<S: Storage> Log<S> {
         if let Some(entries) = self.footers.find(seq) {
             return Ok(entries);
         }
-        match read_footer(&self.storage, seq, trailer) {
+        match read_footer(&self.storage, seq, trailer, &self.disks) {
             Ok(entries) => {
                 let entries = Arc::new(entries);
                 self.footers.keep(seq, &entries);
