@@ -97,7 +97,7 @@ pub fn answer(bytes: &[u8]) {
             let _ = client.decode::<JobsDoc>(document.clone());
             let _ = client.decode::<machines::ExportsDoc>(document.clone());
             let _ = client.decode::<stores::SegmentsDoc>(document.clone());
-            let _ = client.decode::<identity::ExportDoc>(document.clone());
+            let _ = client.decode::<identity::BackupDoc>(document.clone());
             let _ = client.decode::<ErrorDoc>(document);
         }
     });
@@ -120,7 +120,7 @@ async fn decode(request: Request) -> Response {
         "/pairs" => read::<PairRequest>(body).await,
         "/passphrase" => read::<identity::PassphraseRequest>(body).await,
         "/registration" => read::<identity::RegistrationRequest>(body).await,
-        "/export" => read::<identity::ExportRequest>(body).await,
+        "/export" => read::<identity::BackupRequest>(body).await,
         "/decide" => read::<identity::DecideRequest>(body).await,
         "/check" => read::<stores::CheckRequest>(body).await,
         "/retention" => read::<machines::InitRequest>(body).await,
