@@ -30,7 +30,7 @@ fn main() -> std::process::ExitCode {
             }
         }
     }
-    match list(&ListArgs { json, config: None }, &DiskScope::new(&lab, &[])) {
+    match list(&ListArgs { json, config: None }, &DiskScope::new(&lab, &[]), &[]) {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(err) => {
             eprintln!("{err}");

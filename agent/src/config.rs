@@ -202,7 +202,7 @@ pub enum ConfigError {
         found: String,
     },
     /// Something in it is wrong.
-    #[error("{path}:{line}: {found}")]
+    #[error("{path}:{line}: {found}{}", .more.iter().map(|line| format!("\n       {line}")).collect::<String>())]
     Wrong {
         /// The file.
         path: PathBuf,
@@ -212,6 +212,8 @@ pub enum ConfigError {
         found: String,
         /// What to do about it.
         hint: Option<String>,
+        /// Further keys that are unknown, a line each with its hint.
+        more: Vec<String>,
     },
 }
 
@@ -312,6 +314,13 @@ impl Config {
         Self::parse(text).map_err(|fault| ConfigError::Wrong {
             path: path.to_owned(),
             line: explain::line_of(text, fault.offset),
+            more: explain::more_unknown(text, &fault)
+                .into_iter()
+                .map(|(line, found, hint)| {
+                    let hint = hint.map_or_else(String::new, |hint| format!(" ({hint})"));
+                    format!("{}:{line}: {found}{hint}", path.display())
+                })
+                .collect(),
             found: fault.found,
             hint: fault.hint,
         })

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook, take_h
 
 use clap::Parser;
 use mt_agent::cli::{Cli, output, run};
-use mt_agent::error::ExitCode;
+use mt_agent::error::{CliError, ExitCode};
 use mt_agent::logging;
 
 fn main() -> std::process::ExitCode {
@@ -16,7 +16,10 @@ fn main() -> std::process::ExitCode {
 }
 
 fn work() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return wrong(&error),
+    };
     logging::start(cli.verbose);
     let json = cli.wants_json();
     match run(cli) {
@@ -30,6 +33,29 @@ fn work() -> ExitCode {
             error.exit_code
         }
     }
+}
+
+/// A command line that is wrong, or asks for help or the version. For a program the error is a document too.
+fn wrong(error: &clap::Error) -> ExitCode {
+    // That nobody reads it changes nothing: the exit code says it too.
+    let _ = error.print();
+    if !error.use_stderr() {
+        return ExitCode::Done;
+    }
+    if std::env::args_os().any(|argument| argument == "--json") {
+        let text = error.render().to_string();
+        let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let message = lines
+            .next()
+            .unwrap_or_default()
+            .trim_start_matches("error: ")
+            .to_owned();
+        let tip = lines.find_map(|line| line.strip_prefix("tip: "));
+        let hint = tip.map_or_else(|| "see --help".to_owned(), str::to_owned);
+        let error = CliError::new(ExitCode::Usage, message).with_hint(hint);
+        let _ = output::print(&format!("{}\n", error.to_json()));
+    }
+    ExitCode::Usage
 }
 
 /// Says before anything else that a panic is a fault of the program, and not of whoever used it.

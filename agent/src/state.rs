@@ -96,6 +96,9 @@ pub mod audit;
 pub mod machines;
 pub mod registered;
 
+/// Name of the file in the state folder.
+const FILE: &str = "state.db";
+
 /// Document of a job that has its number and not yet its content.
 const UNWRITTEN: &str = "{}";
 
@@ -120,6 +123,14 @@ pub enum StateError {
         path: PathBuf,
         /// Its process id, as far as it could be read.
         holder: String,
+    },
+    /// An older agent kept it one folder higher.
+    #[error("the state folder {path} is empty, and {old} holds the state of an older agent, with its pairs")]
+    Elsewhere {
+        /// The folder.
+        path: PathBuf,
+        /// Where the state is.
+        old: PathBuf,
     },
     /// A newer agent wrote it.
     #[error("{path} has form {found}, this agent knows forms up to {known}; it was left unchanged")]
@@ -159,8 +170,16 @@ pub enum StateError {
 
 impl Explain for StateError {
     fn hint(&self) -> Option<String> {
+        if let Self::Elsewhere { path, old } = self {
+            let (path, old) = (path.display(), old.display());
+            return Some(format!(
+                "as root: mv {old}/state.db* {path}/ && chown --reference={path} {path}/*, and the same with {old}/identity where \
+                 it is there; then start it again. To begin without pairs remove {old}/state.db*"
+            ));
+        }
         Some(
             match self {
+                Self::Elsewhere { .. } => "",
                 Self::Folder { .. } => "check [agent] state_dir, its owner and the space on its file system",
                 Self::Locked { .. } => "stop the other agent, or give this one its own [agent] state_dir",
                 Self::Newer { .. } => "run the newer agent again, or restore a backup of the state made by this one",
@@ -179,10 +198,9 @@ impl Explain for StateError {
 
     fn exit_code(&self) -> ExitCode {
         match self {
-            Self::PairExists { .. } | Self::DiskTaken { .. } => ExitCode::Refused,
-            Self::Locked { .. } | Self::Newer { .. } | Self::Folder { .. } | Self::Database { .. } => {
-                ExitCode::Unexpected
-            }
+            Self::PairExists { .. } | Self::DiskTaken { .. } | Self::Locked { .. } => ExitCode::Refused,
+            Self::Elsewhere { .. } => ExitCode::Config,
+            Self::Newer { .. } | Self::Folder { .. } | Self::Database { .. } => ExitCode::Unexpected,
         }
     }
 }
@@ -217,8 +235,18 @@ impl State {
             .mode(0o700)
             .create(folder)
             .map_err(fail)?;
+        let path = folder.join(FILE);
+        // An agent that began with an empty state would know none of its pairs, and say nothing of it.
+        if let Some(old) = folder
+            .parent()
+            .filter(|old| old.join(FILE).exists() && !path.exists())
+        {
+            return Err(StateError::Elsewhere {
+                path: folder.to_owned(),
+                old: old.to_owned(),
+            });
+        }
         let lock = lock(folder)?;
-        let path = folder.join("state.db");
         let database = |source| StateError::Database {
             path: path.clone(),
             source,

@@ -73,6 +73,12 @@ fn wrong_requests_are_refused_in_json() {
             "bad-request",
         ),
         ("control characters in a name", post(control), 400, "bad-name"),
+        (
+            "a field twice",
+            post(br#"{"machine":"a","machine":"b","disk":"b","scsi_id":"x"}"#),
+            400,
+            "bad-request",
+        ),
         ("too large", post(&huge), 413, "too-large"),
         ("another path", get("/v2/status"), 404, "not-found"),
         ("up and away", get("/v1/../../etc/passwd"), 404, "not-found"),
@@ -162,6 +168,14 @@ fn what_is_no_request_at_all_ends_only_its_own_connection() {
         assert!(code == 0 || (400..600).contains(&code), "{what}: {code}");
         served.run(&["status"]).expect(0);
     }
+    // Up to 1 GiB of a line without an end: it is cut off long before.
+    let mut endless = served.connect();
+    let piece = vec![b'x'; 1 << 20];
+    let taken = (0..1024)
+        .take_while(|_| endless.write_all(&piece).is_ok())
+        .count();
+    assert!(taken < 64, "{taken} MiB of one line were taken");
+    served.run(&["status"]).expect(0);
     // One that hangs up in the middle, at every byte of a good request.
     let whole = post(br#"{"machine":"a","disk":"b","scsi_id":"naa.6000c29a71e02b4c9d118e55037fab09"}"#);
     for length in 0..whole.len() {

@@ -187,3 +187,84 @@ fn an_agent_without_root_serves_its_own_user() {
     remove.expect(0);
     assert!(!socket.exists());
 }
+
+/// Outside a laboratory the agent's own user may change nothing: on an appliance that is whoever has taken over the agent.
+#[test]
+fn an_agent_outside_a_laboratory_obeys_root_alone() {
+    let Some(scene) = scene() else { return };
+    let folder = scene.served.folder.path().join("own");
+    std::fs::create_dir(&folder).unwrap();
+    chown(&folder, Some(STRANGER), Some(OWN_GROUP)).unwrap();
+    let ports: Vec<String> = (0..2)
+        .map(|_| {
+            let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            free.local_addr().unwrap().to_string()
+        })
+        .collect();
+    let config = folder.join("agent.toml");
+    let group = &scene.group.name;
+    let text = format!(
+        "[agent]\nstate_dir = \"{0}/state\"\nsocket = \"{0}/agent.sock\"\nsocket_group = \"{group}\"\n\
+         [target]\nlisten = \"{1}\"\ncontrol = \"{2}\"\n",
+        folder.display(),
+        ports[0],
+        ports[1]
+    );
+    std::fs::write(&config, text).unwrap();
+    let socket = folder.join("agent.sock");
+    let as_own = |args: &[&str]| {
+        let mut command = Command::new("setpriv");
+        let groups = format!("--groups={}", scene.group.gid);
+        command.args([
+            &format!("--reuid={STRANGER}"),
+            &format!("--regid={OWN_GROUP}"),
+            &groups,
+        ]);
+        command
+            .arg(&scene.agent)
+            .args(args)
+            .env("MT_AGENT_SOCKET", &socket);
+        command
+    };
+    let mut agent = as_own(&["target", "--config", config.to_str().unwrap()])
+        .spawn()
+        .unwrap();
+    scene.served.wait_for("the agent without root", || {
+        std::os::unix::net::UnixStream::connect(&socket).is_ok()
+    });
+    let own = |args: &[&str]| Said::of(as_own(args).output().unwrap());
+    own(&["status", "--json"]).expect(0);
+    let backup = folder.join("backup");
+    let backup = backup.to_str().unwrap();
+    for verb in [
+        &["pair", "add", "db01/0", &id(1)][..],
+        &["pair", "remove", "db01/0"],
+        &["passphrase", "rotate"],
+        &["registration", "open"],
+        &["identity", "export", backup],
+        &["policy", "db01", "--minimum-age", "0s"],
+        &["points", "delete", "db01", "latest"],
+        &["retention", "reset", "db01"],
+        &["roll", "db01", "--to", "latest"],
+        &["failover", "db01", "--to", "latest"],
+    ] {
+        let said = own(verb);
+        let refused = said.stderr.contains("may not change anything here");
+        // A verb that reads first may end there: there is no such machine.
+        assert!(refused || said.code == Some(2), "{verb:?}: {said:?}");
+        assert_ne!(said.code, Some(0), "{verb:?}");
+    }
+    let shown = own(&["identity", "show"]).expect(0);
+    assert!(shown.stdout.contains("waits to be shown to root"), "{shown:?}");
+    // Root may.
+    let mut root = Command::new(AGENT);
+    root.args(["identity", "show"]).env("MT_AGENT_SOCKET", &socket);
+    let root = Said::of(root.output().unwrap()).expect(0);
+    assert!(root.stdout.contains("PASSPHRASE  "), "{root:?}");
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(i32::try_from(agent.id()).unwrap()),
+        nix::sys::signal::Signal::SIGTERM,
+    )
+    .unwrap();
+    assert_eq!(agent.wait().unwrap().code(), Some(0));
+}

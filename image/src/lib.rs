@@ -15,6 +15,7 @@ pub mod publish;
 pub mod rootfs;
 pub mod sbom;
 pub mod spec;
+pub mod sums;
 pub mod vmdk;
 pub mod vmx;
 pub mod work;

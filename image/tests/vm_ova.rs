@@ -44,6 +44,7 @@ mt-agent register --target 127.0.0.1 --name db01 --ca-fingerprint $CA --passphra
 mt-agent machines approve db01
 mt-agent pair add db01/scsi0:1 naa.5000c29000000002
 mt-agent retention init --disk naa.5000c29000000003
+mt-agent identity export /root/backup > /root/backup-passphrase
 send() { mt-agent source send --target 127.0.0.1:9443 --machine db01 --disk scsi0:1=/root/disk.img "$@"; }
 send --point-name first
 printf changed | dd of=/root/disk.img conv=notrunc bs=1 seek=1000000 status=none
@@ -56,7 +57,8 @@ echo "broker: $(stat -c %U $(echo /proc/$(systemctl show -P MainPID master-targe
 # Who has taken over the target runs as its user. He opens no disk, reads nothing of root's, and the broker opens for him what
 # root has paired under that name, and nothing else.
 stolen() { setpriv --reuid master-target --regid master-target --init-groups --bounding-set -all "$@"; }
-for file in /dev/$(D 2) /dev/$(D 3) /dev/$(cat /run/mt-system/disk) /dev/mem /proc/kcore /etc/shadow /root/identity \
+for file in /dev/$(D 2) /dev/$(D 3) /dev/$(cat /run/mt-system/disk) /dev/sd* /dev/mem /proc/kcore /etc/shadow /root/identity \
+    /root/backup /root/backup-passphrase \
     /var/lib/master-target-broker/pairs.json /var/lib/master-target/custom-change/journal; do
     stolen head -c 1 $file > /root/read 2>&1 && echo "STOLEN: $file"
 done
@@ -67,6 +69,10 @@ for request in '{"verb":"open","pair":"db01/other","purpose":"write"}' \
     '{"verb":"record","pair":"db01/other","scsi_id":"naa.5000c29000000003","overwrite":true}' \
     '{"verb":"forget","pair":"db01/scsi0:1"}' '{"verb":"open","pair":"../../dev/sda","purpose":"write"}'; do
     echo "asked: $(ask "$request" | cut -c1-19)"
+done
+for verb in 'pair remove db01/scsi0:1' 'machines revoke db01' 'passphrase rotate' 'registration open' \
+    'identity export /tmp/stolen' 'points delete db01 first' 'roll db01 --to first' 'failover db01 --to first'; do
+    stolen mt-agent $verb > /root/read 2>&1 && echo "STOLEN: $verb"
 done
 stolen mt-agent pair add db01/other naa.5000c29000000003 --overwrite naa.5000c29000000003 && echo "STOLEN: a pair"
 disk=$(D 2)

@@ -28,7 +28,7 @@ packages_of() {
         echo mmdebstrap squashfs-tools xorriso mtools dosfstools util-linux binutils ovmf libarchive-tools fdisk e2fsprogs
         ;;
     # Readers of VMDK and OVA files, and of exported recovery points, that are not ours.
-    readers) echo qemu-utils libnbd-bin libvmdk-utils libarchive-tools openssl python3 python3-venv ;;
+    readers) echo qemu-utils libnbd-bin libvmdk-utils libarchive-tools minisign openssl python3 python3-venv ;;
     # The signed loaders and GRUB's tools, of which the installer's tests make a small system.
     installer)
         echo grub-common grub-pc-bin grub-efi-amd64-signed shim-signed dosfstools mtools squashfs-tools mount fdisk e2fsprogs

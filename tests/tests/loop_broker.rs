@@ -236,3 +236,33 @@ fn loop_without_its_broker_a_target_opens_nothing_and_says_why() {
     scene.canaries.assert_untouched();
     scene.lab.stop();
 }
+
+/// A target with pairs of before there was a broker, which knows none of them: nothing is opened, and both sides say what is to be done.
+#[test]
+fn loop_pairs_of_before_the_broker_are_recorded_once_more() {
+    needs!(loop, "setpriv");
+    let mut scene = Scene::new();
+    scene.say(&["pair", "add", PAIR, &scene.id]).expect_done();
+    scene.lab.send(PAIR, &scene.source, &[]).expect_done();
+    scene.broker.take().expect("it runs").kill_9();
+    std::fs::remove_file(scene.lab.scratch.join("broker-state/pairs.json")).expect("it was written");
+    scene.start_broker();
+    let said = scene.lab.send(PAIR, &scene.source, &["--retry-for", "0"]);
+    let error = said.event("error");
+    let message = format!("{} {}", error["error"], error["hint"]);
+    assert!(
+        message.contains("no pair db01/scsi0:1 is recorded") && message.contains("mt-agent pair add"),
+        "{message}"
+    );
+    // The broker cannot know that the content is the pair's: root says so, and it is compared and not copied anew.
+    scene
+        .say(&["pair", "add", PAIR, &scene.id])
+        .expect_error(5, &["not empty", "--overwrite"]);
+    scene
+        .say(&["pair", "add", PAIR, &scene.id, "--overwrite", &scene.id])
+        .expect_done();
+    let said = scene.lab.send(PAIR, &scene.source, &[]).expect_done();
+    assert_eq!(said.event("result")["bytes_sent"], 0, "{said}");
+    scene.canaries.assert_untouched();
+    scene.lab.stop();
+}

@@ -21,8 +21,9 @@ struct Hosts {
 }
 
 impl Hosts {
-    fn new() -> Self {
-        let id = std::process::id();
+    /// Two for the test of this letter.
+    fn new(test: char) -> Self {
+        let id = format!("{}{test}", std::process::id());
         let hosts = Self {
             appliance: format!("mt-a-{id}"),
             machine: format!("mt-m-{id}"),
@@ -84,6 +85,17 @@ impl Drop for Hosts {
     }
 }
 
+fn may_make_namespaces() -> bool {
+    let name = format!("mt-try-{}-{:?}", std::process::id(), std::thread::current().id());
+    let name: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
+    let tried = Command::new("ip").args(["netns", "add", &name]).output();
+    let may = tried.as_ref().is_ok_and(|output| output.status.success());
+    if may {
+        run("ip", &["netns", "del", &name]);
+    }
+    may
+}
+
 fn address(text: &str) -> SocketAddr {
     text.parse().expect("it is an address")
 }
@@ -92,16 +104,14 @@ fn address(text: &str) -> SocketAddr {
 #[test]
 fn net_two_hosts_register_approve_pair_and_replicate() {
     needs!("ip");
-    let tried = Command::new("ip").args(["netns", "add", "mt-try"]).output();
-    if !tried.as_ref().is_ok_and(|output| output.status.success()) {
+    if !may_make_namespaces() {
         skip::skip(
             test_name!(),
             "network namespaces cannot be made here; they need root",
         );
         return;
     }
-    run("ip", &["netns", "del", "mt-try"]);
-    let hosts = Hosts::new();
+    let hosts = Hosts::new('r');
     let mut lab = Lab::new();
     lab.listen_on(address("192.0.2.1:9443"), address("192.0.2.1:443"));
     let source = lab.scratch.sparse("source.img", SIZE);
@@ -177,4 +187,94 @@ fn net_two_hosts_register_approve_pair_and_replicate() {
     let said = hosts.on_machine(&lab, &[&verify[..], &[text(&state), text(&source)]].concat());
     said.expect_done();
     lab.stop();
+}
+
+/// An appliance of before registration, with its configuration and its state as they are: the new agent takes both, keeps to the
+/// loopback that the configuration names, and tells the source what is missing. Nothing of the pair is lost.
+#[test]
+fn net_a_configuration_and_a_state_of_before_registration_go_on() {
+    needs!("ip");
+    if !may_make_namespaces() {
+        skip::skip(
+            test_name!(),
+            "network namespaces cannot be made here; they need root",
+        );
+        return;
+    }
+    let hosts = Hosts::new('u');
+    let lab = Lab::secure();
+    let size = 4 * MIB;
+    let source = lab.scratch.sparse("source.img", size);
+    fill(&source, size, Fill::Random, 6);
+    let target = lab.scratch.sparse("target.img", size);
+    // What the older agent had brought over.
+    std::fs::copy(&source, &target).expect("there is room");
+    let id = mt_tests::lab::scsi_id(1);
+    let state = lab.scratch.join("state");
+    std::fs::create_dir(&state).expect("it is new");
+    let database = rusqlite::Connection::open(state.join("state.db")).expect("it is new");
+    let of_before = include_str!("../../agent/src/state/state-2.sql");
+    database
+        .execute_batch(&of_before.replace("naa.6000c290000000000000000000000001", &id))
+        .expect("it is SQL");
+    drop(database);
+    // As the sample of then has it, with its defaults written out, and nothing that came later.
+    let config = format!(
+        "[agent]\nstate_dir = \"{}\"\nsocket = \"{}\"\nsocket_group = \"root\"\n\n[target]\nlisten = \"127.0.0.1:9443\"\n\n\
+         [lab]\nenabled = true\n\n[[lab.disks]]\nscsi_id = \"{id}\"\npath = \"{}\"\n",
+        text(&state),
+        text(&lab.socket()),
+        text(&target)
+    );
+    let path = lab.scratch.file("old.toml", config);
+    let checked = agent::run(lab.scratch.path(), ["config", "check", text(&path)]).expect_done();
+    assert!(checked.stdout.contains("control port 0.0.0.0:443"), "{checked}");
+
+    let on_appliance = |args: &[&str]| {
+        let mut command = Hosts::command(&hosts.appliance, &agent::command(args));
+        command.env("MT_AGENT_SOCKET", lab.socket());
+        Running::start(command, lab.scratch.path())
+    };
+    let mut running = on_appliance(&["target", "--config", text(&path)]);
+    mt_tests::agent::wait_until("the target", || {
+        assert!(running.is_running(), "{}", running.stderr_so_far());
+        std::os::unix::net::UnixStream::connect(lab.socket()).is_ok()
+    });
+    let pairs = lab.verb(&["pair", "list", "--json"]).expect_done().json();
+    assert_eq!(pairs["pairs"][0]["pair"], PAIR, "{pairs:#}");
+    assert_eq!(pairs["pairs"][0]["scsi_id"], id, "{pairs:#}");
+
+    let member = lab.source_state();
+    let send = || {
+        let args = [
+            "source",
+            "send",
+            "--target",
+            "127.0.0.1:9443",
+            "--pair",
+            PAIR,
+            "--json",
+            "--state-dir",
+        ];
+        on_appliance(&[&args[..], &[text(&member), text(&source)]].concat()).wait()
+    };
+    send().expect_error(3, &["not registered", "mt-agent register"]);
+    let passphrase = lab.passphrase_file("passphrase", &lab.passphrase());
+    let register = [
+        "register",
+        "--target",
+        "127.0.0.1",
+        "--name",
+        "db01",
+        "--passphrase-file",
+    ];
+    on_appliance(&[&register[..], &[text(&passphrase), "--state-dir", text(&member)]].concat())
+        .wait()
+        .expect_done();
+    lab.verb(&["machines", "approve", "db01"]).expect_done();
+    // The disk is known as the pair's, so that nobody has to say that it may be overwritten.
+    fill(&source, MIB, Fill::Random, 7);
+    send().expect_done();
+    assert_same(&source, &target, size);
+    running.terminate().expect_done();
 }

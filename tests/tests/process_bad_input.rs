@@ -120,7 +120,41 @@ fn a_wrong_command_line_is_a_usage_error() {
         let said = agent::run(scratch.path(), *args);
         assert_eq!(said.code(), Some(2), "{args:?}\n{said}");
         assert!(!said.stderr.is_empty(), "{args:?} is refused in silence");
+        // A program that asked for JSON reads why.
+        if !args.is_empty() {
+            let said = agent::run(scratch.path(), [*args, &["--json"]].concat());
+            assert_eq!(said.code(), Some(2), "{args:?}\n{said}");
+            let document = said.json();
+            assert_eq!(document["exit_code"], 2, "{args:?}\n{said}");
+            assert!(
+                !document["error"].as_str().unwrap_or_default().is_empty(),
+                "{said}"
+            );
+        }
     }
+}
+
+/// Who has misspelt one key has often misspelt several: all are told, each with its line.
+#[test]
+fn all_unknown_keys_of_a_configuration_are_told_at_once() {
+    let scratch = Scratch::new();
+    let config = "[agent]\nstate_dri = \"/x\"\nsokcet = \"/y\"\n\n[trget]\nlisten = \"x\"\ncontrol = \"y\"\n\n\
+                  [target]\nlistne = \"127.0.0.1:1\"\n";
+    let said = check_config(&scratch, config);
+    said.expect_error(
+        3,
+        &[
+            ":2: unknown key \"state_dri\"",
+            ":3: unknown key \"sokcet\"",
+            ":5: unknown key \"trget\"",
+            ":10: unknown key \"listne\"",
+            "did you mean \"listen\"?",
+        ],
+    );
+    // A value over several lines ends the search, and never makes up a fault.
+    let said = check_config(&scratch, "agnt = [\n1,\n2]\nother = 1\n");
+    assert_eq!(said.code(), Some(3), "{said}");
+    assert!(said.stderr.contains(":1: unknown key \"agnt\""), "{said}");
 }
 
 struct Scene {
@@ -358,7 +392,14 @@ fn only_one_source_writes_a_pair() {
 fn a_second_target_on_the_same_state_or_port_says_so() {
     let scene = scene();
     let said = agent::Running::start(scene.lab.target_command(), scene.lab.scratch.path()).wait();
-    assert_ne!(said.code(), Some(0), "{said}");
-    assert!(said.stderr.contains("hint"), "{said}");
+    said.expect_error(5, &["in use by another agent", "hint: stop the other agent"]);
+    // The same port with a state of its own: whoever starts it again for ever gains nothing.
+    let other = scene.lab.scratch.join("other");
+    let config = scene.lab.config_text();
+    let config = config.replace(text(&scene.lab.scratch.join("state")), text(&other));
+    let config = config.replace(text(&scene.lab.socket()), text(&other.join("agent.sock")));
+    let path = scene.lab.scratch.file("other.toml", config);
+    let said = agent::run(scene.lab.scratch.path(), ["target", "--config", text(&path)]);
+    said.expect_error(3, &["cannot listen on", "another program uses the port"]);
     scene.lab.send(PAIR, &scene.source, &[]).expect_done();
 }

@@ -83,7 +83,9 @@ impl HugeRsa {
         let mut modulus = vec![0x02, 0x82, 0x08, 0x01, 0x00];
         modulus.extend([0xa7; 2048]);
         let key = [&modulus[..], &[0x02, 0x03, 0x01, 0x00, 0x01]].concat();
-        let length = u16::try_from(key.len()).unwrap().to_be_bytes();
+        let length = u16::try_from(key.len())
+            .expect("the scene can be set")
+            .to_be_bytes();
         Self([&[0x30, 0x82, length[0], length[1]], &key[..]].concat())
     }
 }
@@ -100,11 +102,11 @@ impl PublicKeyData for HugeRsa {
 
 /// A certificate for the huge key, signed by the appliance's own CA.
 fn huge(identity: &Identity) -> CertificateDer<'static> {
-    let ca = KeyPair::try_from(identity.ca.key().to_der().as_slice()).unwrap();
-    let issuer = Issuer::from_ca_cert_der(identity.ca.certificate(), &ca).unwrap();
+    let ca = KeyPair::try_from(identity.ca.key().to_der().as_slice()).expect("the scene can be set");
+    let issuer = Issuer::from_ca_cert_der(identity.ca.certificate(), &ca).expect("the scene can be set");
     let signed = CertificateParams::default()
         .signed_by(&HugeRsa::new(), &issuer)
-        .unwrap();
+        .expect("the scene can be set");
     signed.der().clone()
 }
 

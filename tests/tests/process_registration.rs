@@ -534,7 +534,7 @@ fn a_restored_appliance_is_the_same_appliance() {
         args.extend(more);
         mt_tests::agent::run(&scratch, args)
     };
-    import(&opens, &[]).expect_error(1, &["in use by another agent"]);
+    import(&opens, &[]).expect_error(5, &["in use by another agent"]);
     scene.lab.stop();
     std::fs::remove_dir_all(scene.lab.scratch.join("state")).unwrap();
 

@@ -415,6 +415,10 @@ impl Registry {
         }
         let mut after = machine.clone();
         if same {
+            // Once it is approved, its name is what the operator knows it by.
+            if phase == Phase::Pending {
+                after.name = name.clone();
+            }
             after.not_after = after.not_after.max(not_after);
             return Ok(change(after, "registered again with its key"));
         }

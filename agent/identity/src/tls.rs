@@ -428,6 +428,10 @@ pub fn explain(error: &Error) -> (String, &'static str) {
             format!("the peer does not speak TLS 1.3 in the way needed: {error}"),
             "check host and port, and that nothing between the machines ends TLS",
         ),
+        Error::FailedToGetCurrentTime => (
+            "this machine's clock stands before 1970, so no certificate can be judged".to_owned(),
+            "set the clocks of both machines",
+        ),
         Error::InvalidMessage(_) => ("the peer does not speak TLS".to_owned(), "check host and port"),
         error => (
             format!("TLS failed: {error}"),

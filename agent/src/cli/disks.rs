@@ -3,17 +3,25 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
+use mt_blockdev::scsi::ScsiId;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::disks::facts::{DiskFacts, Identity, Inventory};
 use crate::disks::inventory::{self, DiskScope};
 use crate::error::{CliError, ExitCode};
+use crate::status::client::Client;
+use crate::status::model::PairsDoc;
 
 /// Version of the JSON document.
 const SCHEMA: u32 = 1;
+/// How long a running agent may take to name its pairs: the list needs no agent.
+const ANSWER_TIME: Duration = Duration::from_secs(2);
+/// What is said of a disk that holds nothing.
+const EMPTY: &str = "empty";
 
 /// Arguments of `mt-agent disks list`.
 #[derive(Debug, Clone, Args)]
@@ -51,7 +59,7 @@ impl<'a> DisksDocument<'a> {
 ///
 /// # Errors
 /// When the machine cannot be read, or the list cannot be printed.
-pub fn list(args: &ListArgs, scope: &DiskScope) -> Result<(), CliError> {
+pub fn list(args: &ListArgs, scope: &DiskScope, paired: &[ScsiId]) -> Result<(), CliError> {
     let inventory = inventory::gather(scope)?;
     let text = if args.json {
         let mut text = serde_json::to_string_pretty(&DisksDocument::new(&inventory)).map_err(|err| {
@@ -63,7 +71,7 @@ pub fn list(args: &ListArgs, scope: &DiskScope) -> Result<(), CliError> {
         text.push('\n');
         text
     } else {
-        table(&inventory)
+        table(&inventory, paired)
     };
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         // Whoever reads may stop reading: `disks list | head`.
@@ -75,12 +83,26 @@ pub fn list(args: &ListArgs, scope: &DiskScope) -> Result<(), CliError> {
     }
 }
 
-/// The table for people: one line per disk, what speaks against it below, the remedy below that.
+/// The disks that a running agent has pairs of; none where no agent answers at once.
+pub async fn paired() -> Vec<ScsiId> {
+    let client = Client::new(None);
+    let asked = tokio::time::timeout(ANSWER_TIME, client.get("/v1/pairs")).await;
+    let document = match asked {
+        Ok(Ok(answer)) => client.decode::<PairsDoc>(answer).ok(),
+        _ => None,
+    };
+    document.map_or_else(Vec::new, |document| {
+        document.pairs.iter().map(|pair| pair.scsi_id).collect()
+    })
+}
+
+/// The table for people: one line per disk, what speaks against it below, the remedy below that. Of the disks in `paired` it is
+/// said that they are targets already.
 #[must_use]
-pub fn table(inventory: &Inventory) -> String {
+pub fn table(inventory: &Inventory, paired: &[ScsiId]) -> String {
     let mut out = String::new();
     let head = ["DISK", "SCSI ID", "SIZE", "H:C:T:L", "MODEL", "HOLDS", "TARGET"].map(str::to_owned);
-    let rows: Vec<[String; 7]> = inventory.disks.iter().map(row).collect();
+    let rows: Vec<[String; 7]> = inventory.disks.iter().map(|disk| row(disk, paired)).collect();
     let width = |column: usize| {
         rows.iter()
             .chain(std::iter::once(&head))
@@ -127,7 +149,18 @@ pub fn table(inventory: &Inventory) -> String {
     out
 }
 
-fn row(disk: &DiskFacts) -> [String; 7] {
+/// Whether a disk may be a target, in a word.
+fn target(disk: &DiskFacts, paired: &[ScsiId]) -> &'static str {
+    match &disk.identity {
+        Identity::Known { scsi_id } if paired.contains(scsi_id) => "paired",
+        _ if !disk.may_be_target => "no",
+        // "pair add" refuses it as it is.
+        _ if disk.content.summary() != EMPTY => "with --overwrite",
+        _ => "yes",
+    }
+}
+
+fn row(disk: &DiskFacts, paired: &[ScsiId]) -> [String; 7] {
     let id = match &disk.identity {
         Identity::Known { scsi_id } => scsi_id.to_string(),
         // A question mark: it is shown, and not relied on.
@@ -157,7 +190,7 @@ fn row(disk: &DiskFacts) -> [String; 7] {
             model.join(" ")
         },
         disk.content.summary(),
-        if disk.may_be_target { "yes" } else { "no" }.to_owned(),
+        target(disk, paired).to_owned(),
     ]
 }
 
@@ -186,7 +219,7 @@ fn size(bytes: u64) -> String {
 mod tests {
     use super::*;
     use crate::disks::facts::testing::disk;
-    use crate::disks::facts::{DiskUse, UseKind};
+    use crate::disks::facts::{Content, DiskUse, UseKind};
     use crate::disks::gate;
 
     fn inventory() -> Inventory {
@@ -221,11 +254,27 @@ sdaa  -                                     20 GiB  2:0:2:0  VMware Virtual disk
 warning: the mounts of 3 processes cannot be seen
 3 disks, targets possible: 1
 ";
-        assert_eq!(table(&inventory()), expected);
+        assert_eq!(table(&inventory(), &[]), expected);
         assert_eq!(
-            table(&Inventory::default()),
+            table(&Inventory::default(), &[]),
             "no disks\n0 disks, targets possible: 0\n"
         );
+    }
+
+    #[test]
+    fn a_disk_that_is_taken_or_filled_is_not_just_a_target() {
+        let mut filled = disk("sdc", 3);
+        filled.content = Content::Unreadable {
+            why: "EIO".to_owned(),
+        };
+        let mut inventory = Inventory {
+            disks: vec![disk("sdb", 1), filled, disk("sdd", 4)],
+            warnings: Vec::new(),
+        };
+        gate::assess(&mut inventory);
+        let ids = [crate::disks::facts::testing::id(1)];
+        let words: Vec<&str> = inventory.disks.iter().map(|disk| target(disk, &ids)).collect();
+        assert_eq!(words, ["paired", "with --overwrite", "yes"]);
     }
 
     #[test]

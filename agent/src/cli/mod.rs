@@ -289,7 +289,10 @@ pub fn run(cli: Cli) -> Result<ExitCode, CliError> {
     match cli.verb {
         Verb::Disks(DisksVerb::List(args)) => {
             let scope = config::scope(args.config.as_deref())?;
-            disks::list(&args, &scope).map(|()| ExitCode::Done)
+            block_on(async {
+                let paired = disks::paired().await;
+                disks::list(&args, &scope, &paired).map(|()| ExitCode::Done)
+            })
         }
         Verb::Config(ConfigVerb::Check { path }) => config::check(&path),
         Verb::Openapi => output::print(&crate::status::routes::openapi()).map(|()| ExitCode::Done),

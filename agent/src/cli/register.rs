@@ -121,6 +121,11 @@ pub async fn register(args: &RegisterArgs) -> Result<ExitCode, CliError> {
         return Ok(ExitCode::Done);
     }
     let next = match outcome.approved {
+        true if args.name.is_some() => {
+            "The appliance knows this key already; nothing more is to be done. It goes on calling this machine by the name \
+             that it was approved under; to change that, revoke and remove it there, then register anew."
+                .to_owned()
+        }
         true => "The appliance knows this key already; nothing more is to be done.".to_owned(),
         false => format!(
             "On the appliance, as root, compare the key in \"mt-agent machines list\", then:\n\n    \

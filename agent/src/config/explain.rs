@@ -43,6 +43,60 @@ pub(super) fn fault_of(text: &str, error: &toml::de::Error) -> Fault {
     Fault { offset, found, hint }
 }
 
+/// Most unknown keys that are told at once.
+const UNKNOWN_MAX: usize = 50;
+
+/// The unknown keys behind a first one, each with its line, what was found, and a hint: who misspelt one has often misspelt
+/// several. A key is found by leaving those before it away; where that leaves something that is no TOML, no more are told.
+pub(super) fn more_unknown(text: &str, first: &Fault) -> Vec<(usize, String, Option<String>)> {
+    let mut left = text.to_owned();
+    let mut more = Vec::new();
+    let mut offset = first.offset;
+    if !first.found.starts_with("unknown key ") {
+        return more;
+    }
+    while more.len() < UNKNOWN_MAX {
+        leave_away(&mut left, offset);
+        let Err(error) = toml::from_str::<super::RawConfig>(&left) else {
+            break;
+        };
+        if unknown_key(error.message()).is_none() {
+            break;
+        }
+        let fault = fault_of(&left, &error);
+        if fault.offset == offset {
+            break;
+        }
+        offset = fault.offset;
+        more.push((line_of(text, offset), fault.found, fault.hint));
+    }
+    more
+}
+
+/// Blanks the line at an offset, and of a table all lines up to the next one. Lines and offsets stay where they are.
+fn leave_away(text: &mut String, offset: usize) {
+    let begin = text
+        .get(..offset)
+        .and_then(|before| before.rfind('\n'))
+        .map_or(0, |at| at + 1);
+    let rest = text.get(begin..).unwrap_or_default();
+    let is_table = rest.trim_start().starts_with('[');
+    let mut end = begin;
+    for (number, line) in rest.split_inclusive('\n').enumerate() {
+        if number > 0 && (!is_table || line.trim_start().starts_with('[')) {
+            break;
+        }
+        end += line.len();
+    }
+    let blank: String = text
+        .get(begin..end)
+        .unwrap_or_default()
+        .bytes()
+        .map(|byte| if byte == b'\n' { '\n' } else { ' ' })
+        .collect();
+    text.replace_range(begin..end, &blank);
+}
+
 fn unknown(key: &str, known: &[&str]) -> (String, Option<String>) {
     let nearest = known
         .iter()

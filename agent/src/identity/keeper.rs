@@ -16,9 +16,9 @@ use mt_identity::store::{self, Identity, StoreError};
 use mt_identity::tls::{self, Credentials};
 use mt_identity::{Fingerprint, Leaf, MachineId, Passphrase, Registry};
 use rustls::ServerConfig;
-use rustls::time_provider::DefaultTimeProvider;
 use tokio::sync::watch;
 
+use super::clock::SystemClock;
 use super::file;
 use crate::error::{ExitCode, Explain};
 use crate::hub::Hub;
@@ -544,8 +544,8 @@ fn copy(identity: &Identity) -> Result<Identity, StoreError> {
 
 fn ports(identity: &Identity) -> Result<Ports, KeeperError> {
     let (trust, credentials) = (identity.trust()?, identity.credentials()?);
-    let control = tls::control_server(&trust, &credentials, Arc::new(DefaultTimeProvider));
-    let data = tls::data_server(&trust, &credentials, Arc::new(DefaultTimeProvider));
+    let control = tls::control_server(&trust, &credentials, Arc::new(SystemClock));
+    let data = tls::data_server(&trust, &credentials, Arc::new(SystemClock));
     Ok(Ports {
         control: control.map_err(StoreError::from)?,
         data: data.map_err(StoreError::from)?,

@@ -18,11 +18,11 @@ use mt_identity::registration::{Client, ClientParams, ClientStep, Decoder, Fault
 use mt_identity::tls::{self, Purpose, TlsError};
 use mt_identity::{Fingerprint, LeafKey, MachineName, Passphrase, Role, renewal};
 use rustls::ClientConfig;
-use rustls::time_provider::DefaultTimeProvider;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::clock::SystemClock;
 use super::file;
 use crate::error::{ExitCode, Explain};
 use crate::net::tls::{Secure, connect, explain_io};
@@ -200,7 +200,7 @@ impl Membership {
             role,
             name,
         } = application;
-        let config = tls::registration_client(ca, Arc::new(DefaultTimeProvider)).map_err(internal)?;
+        let config = tls::registration_client(ca, Arc::new(SystemClock)).map_err(internal)?;
         let mut stream = open(&target, config).await?;
         let Secure::Client(client) = &stream else {
             return Err(internal("the connection is not a client's"));
@@ -280,7 +280,7 @@ impl Membership {
         }
         let member = self.registered()?;
         member
-            .client(Role::Server, Purpose::Data, Arc::new(DefaultTimeProvider))
+            .client(Role::Server, Purpose::Data, Arc::new(SystemClock))
             .map_err(|source| self.unusable(source))
     }
 
@@ -326,7 +326,7 @@ impl Membership {
             .and_then(|bytes| String::from_utf8(bytes.to_vec()).ok())
             .ok_or(MembershipError::NotRegistered(path))?;
         let config = member
-            .client(Role::Server, Purpose::Renewal, Arc::new(DefaultTimeProvider))
+            .client(Role::Server, Purpose::Renewal, Arc::new(SystemClock))
             .map_err(|source| self.unusable(source))?;
         let Some(standing) = &member.standing else {
             return Err(MembershipError::NotRegistered(self.path("member")));

@@ -5,6 +5,7 @@
 //! machine that registers, renews and connects.
 
 pub mod caller;
+pub mod clock;
 pub mod control;
 pub mod file;
 pub mod keeper;

@@ -138,6 +138,62 @@ fn a_file_that_is_newer_or_damaged_is_left_as_it_is() {
     assert_eq!(std::fs::read(&path).unwrap(), garbage);
 }
 
+/// The form before machines registered, as an agent of then left it: opened, carried over, and nothing of it lost.
+#[test]
+fn a_state_of_before_registration_is_carried_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let connection = Connection::open(folder.path().join("state.db")).unwrap();
+    connection.execute_batch(include_str!("state-2.sql")).unwrap();
+    drop(connection);
+    let state = State::open(folder.path()).unwrap();
+    let pairs = state.pairs().unwrap();
+    assert_eq!(pairs.len(), 1);
+    assert_eq!(pairs[0].name.to_string(), "db01/scsi0:1");
+    assert!(pairs[0].adopted && pairs[0].generation == 4);
+    let mark = state.seeding(pairs[0].id).unwrap().unwrap();
+    assert_eq!((mark.durable, mark.complete), (4_194_304, true));
+    assert_eq!(state.registered().unwrap().len(), 0);
+    state
+        .add_audit(&audit::Entry::new(Timestamp::UNIX_EPOCH, "a", "b", "c"))
+        .unwrap();
+    drop(state);
+    // And it is of today's form from then on.
+    assert_eq!(
+        State::open(folder.path())
+            .unwrap()
+            .audit(None, 9)
+            .unwrap()
+            .entries
+            .len(),
+        1
+    );
+}
+
+/// The folder of the state was another one once. An agent that began anew beside it would know none of its pairs.
+#[test]
+fn a_state_one_folder_higher_is_not_passed_over() {
+    let old = tempfile::tempdir().unwrap();
+    drop(State::open(old.path()).unwrap());
+    let folder = old.path().join("agent");
+    let error = State::open(&folder).unwrap_err();
+    assert!(matches!(error, StateError::Elsewhere { .. }), "{error}");
+    assert_eq!(error.exit_code(), ExitCode::Config);
+    let hint = error.hint().unwrap();
+    for name in ["state.db", "state.db-wal", "state.db-shm"] {
+        let (from, to) = (old.path().join(name), folder.join(name));
+        assert!(!from.exists() || std::fs::rename(from, to).is_ok());
+    }
+    assert!(
+        hint.contains(&format!(
+            "mv {}/state.db* {}/",
+            old.path().display(),
+            folder.display()
+        )),
+        "{hint}"
+    );
+    State::open(&folder).unwrap();
+}
+
 #[test]
 fn old_jobs_make_room_for_new_ones() {
     let folder = tempfile::tempdir().unwrap();

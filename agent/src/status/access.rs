@@ -25,8 +25,8 @@ pub struct Peer {
 /// What a peer may do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Access {
-    /// Everything: root, and the user that the agent itself runs as. The latter is for lab runs without root; such an
-    /// agent can open no more than its user could.
+    /// Everything: root, and in a laboratory the user that the agent itself runs as, so that it needs no root. On an appliance
+    /// that user is whoever has taken over the agent, or anything else that runs as it.
     Change,
     /// Reading: a member of the group.
     Read {
@@ -40,9 +40,9 @@ pub enum Access {
     },
 }
 
-/// Decides what a peer may do. Blocks on the group database.
-pub fn of(peer: Peer, group: Option<Gid>) -> Access {
-    decide(peer, group, Uid::effective(), is_member)
+/// Decides what a peer may do; `own` is the user of the agent where that one may do everything too. Blocks on the group database.
+pub fn of(peer: Peer, group: Option<Gid>, own: Option<Uid>) -> Access {
+    decide(peer, group, own, is_member)
 }
 
 /// The group of this name. Blocks on the group database.
@@ -53,8 +53,8 @@ pub fn group(name: &str) -> nix::Result<Option<Gid>> {
     Ok(Group::from_name(name)?.map(|group| group.gid))
 }
 
-fn decide(peer: Peer, group: Option<Gid>, own: Uid, is_member: impl Fn(Peer, Gid) -> bool) -> Access {
-    if peer.uid.is_root() || peer.uid == own {
+fn decide(peer: Peer, group: Option<Gid>, own: Option<Uid>, is_member: impl Fn(Peer, Gid) -> bool) -> Access {
+    if peer.uid.is_root() || Some(peer.uid) == own {
         return Access::Change;
     }
     match group {
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn root_changes_the_group_reads_and_others_get_nothing() {
-        let (root, own, group) = (Uid::from_raw(0), Uid::from_raw(500), Some(Gid::from_raw(7)));
+        let (root, own, group) = (None, Some(Uid::from_raw(500)), Some(Gid::from_raw(7)));
         let member = |_: Peer, _: Gid| true;
         let stranger = |_: Peer, _: Gid| false;
         let read = |uid| Access::Read {
@@ -135,6 +135,7 @@ mod tests {
             (decide(peer(0, 0), None, own, stranger), Access::Change),
             (decide(peer(500, 9), None, own, stranger), Access::Change),
             (decide(peer(500, 9), None, root, stranger), nothing(500)),
+            (decide(peer(500, 7), group, root, stranger), read(500)),
             (decide(peer(1001, 7), group, root, stranger), read(1001)),
             (decide(peer(1001, 9), group, root, member), read(1001)),
             (decide(peer(1001, 9), group, root, stranger), nothing(1001)),

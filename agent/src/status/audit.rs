@@ -73,7 +73,7 @@ pub(super) async fn run(hub: Hub, peer: Option<Peer>, request: Request, next: Ne
             Ok(bytes) => {
                 let what = asked(&parts.method, parts.uri.path(), &bytes);
                 // Before it is done: a fault of ours in between leaves this line in the journal.
-                tracing::info!(target: "audit", who, what, "asked for");
+                tracing::info!(target: "audit", who, what, "audit: asked for");
                 let request = Request::from_parts(parts, Body::from(bytes));
                 (what, next.run(request).await)
             }

@@ -350,7 +350,7 @@ async fn check_access(
     };
     if changes {
         let path = shown(request.uri().path(), REFUSED_PATH_MAX);
-        tracing::warn!(target: "audit", who = audit::who(peer), what = format!("{} {path}", request.method()), "refused");
+        tracing::warn!(target: "audit", who = audit::who(peer), what = format!("{} {path}", request.method()), "audit: refused");
     }
     let message = format!("user {uid} may not {may} here; nothing was changed");
     ApiError::new(StatusCode::FORBIDDEN, "forbidden", ExitCode::Refused, message)

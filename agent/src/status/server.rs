@@ -68,8 +68,9 @@ pub async fn serve(config: Arc<Config>, target: Target, stop: watch::Receiver<bo
             )
         })?;
     tracing::info!("local socket {}", socket.path().display());
+    let own = config.lab.then(Uid::effective);
     let router = router(Arc::new(Service::new(target, config)));
-    accept(listener, router, group, stop).await;
+    accept(listener, router, (group, own), stop).await;
     Ok(())
 }
 
@@ -92,7 +93,10 @@ fn socket_group(name: &str, hub: &Hub) -> Option<Gid> {
     None
 }
 
-async fn accept(listener: UnixListener, router: Router, group: Option<Gid>, mut stop: watch::Receiver<bool>) {
+/// The group that may read, and the user beside root that may change.
+type Known = (Option<Gid>, Option<Uid>);
+
+async fn accept(listener: UnixListener, router: Router, known: Known, mut stop: watch::Receiver<bool>) {
     let places = Places {
         all: Arc::new(Semaphore::new(CLIENTS_MAX)),
         root: Arc::new(Semaphore::new(CLIENTS_ROOT_MAX)),
@@ -123,7 +127,7 @@ async fn accept(listener: UnixListener, router: Router, group: Option<Gid>, mut 
             let _ = stream.try_write(TOO_MANY);
             continue;
         };
-        clients.spawn(converse(stream, router.clone(), peer, group, place));
+        clients.spawn(converse(stream, router.clone(), peer, known, place));
     }
 }
 
@@ -131,10 +135,10 @@ async fn converse(
     stream: UnixStream,
     router: Router,
     peer: Peer,
-    group: Option<Gid>,
+    (group, own): Known,
     place: OwnedSemaphorePermit,
 ) {
-    let access = tokio::task::spawn_blocking(move || access::of(peer, group)).await;
+    let access = tokio::task::spawn_blocking(move || access::of(peer, group, own)).await;
     let access = access.unwrap_or(Access::Nothing { uid: peer.uid });
     let service = TowerToHyperService::new(router.layer(Extension(access)).layer(Extension(peer)));
     let mut stream = TimeoutStream::new(stream);

@@ -66,7 +66,12 @@ impl Explain for ServeError {
     }
 
     fn exit_code(&self) -> ExitCode {
-        ExitCode::Unexpected
+        let Self::Listen { source, .. } = self;
+        match source.kind() {
+            // Starting again does not mend it. An address that is not there yet comes with the network.
+            std::io::ErrorKind::AddrInUse | std::io::ErrorKind::PermissionDenied => ExitCode::Config,
+            _ => ExitCode::Unexpected,
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod iso;
 mod ova;
 mod rootfs;
 mod spec;
+mod sums;
 mod vmdk;
 mod vmx;
 
@@ -65,6 +66,9 @@ enum Noun {
     /// Image specs
     #[command(subcommand)]
     Spec(spec::Verb),
+    /// Lists of digests (SHA256SUMS) and their signatures
+    #[command(subcommand)]
+    Sums(sums::Verb),
     /// Configuration files of virtual machines (.vmx)
     #[command(subcommand)]
     Vmx(vmx::Verb),
@@ -96,6 +100,7 @@ pub fn run() -> ExitCode {
         Noun::Vmdk(verb) => vmdk::run(verb),
         Noun::Ova(verb) => ova::run(verb),
         Noun::Spec(verb) => spec::run(verb),
+        Noun::Sums(verb) => sums::run(verb),
         Noun::Vmx(verb) => vmx::run(verb),
     };
     match done {

@@ -564,3 +564,36 @@ proptest! {
         }
     }
 }
+
+/// What no client of ours sends: names that would be a path, another line, or a command to a terminal.
+#[test]
+fn hostile_names_in_an_application_are_refused() {
+    let good = Application {
+        id: MachineId([7; 16]),
+        name: MachineName::new("0123456789abcdef").unwrap(),
+        request: vec![1, 2, 3],
+    };
+    let bytes = good.encode();
+    assert_eq!(Application::decode(&bytes), Ok(good));
+    let at = bytes.windows(4).position(|window| window == b"0123").unwrap();
+    for name in [
+        &b"../../etc/passwd"[..],
+        b"a\nb.............",
+        b"\x1b[2J............",
+        b"a b.............",
+        b"\0...............",
+        b"\xff\xfe..............",
+        "\u{202e}.............".as_bytes(),
+    ] {
+        let mut changed = bytes.clone();
+        changed[at..at + 16].copy_from_slice(name);
+        assert!(Application::decode(&changed).is_err(), "{name:?}");
+    }
+    // Longer than any name, and longer than there are bytes.
+    for length in [129_u16, 4096, u16::MAX] {
+        let mut changed = bytes.clone();
+        changed[at - 2..at].copy_from_slice(&length.to_le_bytes());
+        changed.resize(at + usize::from(length), b'x');
+        assert!(Application::decode(&changed).is_err(), "{length}");
+    }
+}
