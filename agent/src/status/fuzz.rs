@@ -58,9 +58,10 @@ fn answer_to(bytes: &[u8]) -> Vec<u8> {
         let service = TowerToHyperService::new(Router::new().fallback(decode));
         let (mut read, mut write) = tokio::io::split(client);
         let serve = async move {
-            let _ = server::rules()
-                .serve_connection(TokioIo::new(agent), service)
-                .await;
+            // What was said ends with the input. A client would wait for the answer, and the agent for what is missing.
+            let mut rules = server::rules();
+            rules.half_close(true);
+            let _ = rules.serve_connection(TokioIo::new(agent), service).await;
         };
         let talk = async {
             let _ = write.write_all(bytes).await;
