@@ -41,14 +41,27 @@ fn run<T>(work: impl Future<Output = T>) -> T {
 /// What a client sends: a request, decoded as the route of its path decodes it. Whatever it is, it is answered by a refusal
 /// or what it asked for, and never by a fault of ours.
 pub fn request(bytes: &[u8]) {
-    let answer = run(async {
+    let answer = answer_to(bytes);
+    if !answer.is_empty() {
+        // Of version 1.1, or of 1.0 where that was spoken.
+        let status = answer.strip_prefix(b"HTTP/1.").and_then(|rest| rest.get(2..5));
+        assert!(
+            status.is_some_and(|status| !status.starts_with(b"5")),
+            "{status:?} is no answer, or a fault of ours"
+        );
+    }
+}
+
+fn answer_to(bytes: &[u8]) -> Vec<u8> {
+    run(async {
         let (client, agent) = duplex(ROOM);
         let service = TowerToHyperService::new(Router::new().fallback(decode));
         let (mut read, mut write) = tokio::io::split(client);
         let serve = async move {
-            let _ = server::rules()
-                .serve_connection(TokioIo::new(agent), service)
-                .await;
+            // What was said ends with the input. A client would wait for the answer, and the agent for what is missing.
+            let mut rules = server::rules();
+            rules.half_close(true);
+            let _ = rules.serve_connection(TokioIo::new(agent), service).await;
         };
         let talk = async {
             let _ = write.write_all(bytes).await;
@@ -58,15 +71,7 @@ pub fn request(bytes: &[u8]) {
             answer
         };
         tokio::join!(serve, talk).1
-    });
-    if !answer.is_empty() {
-        // Of version 1.1, or of 1.0 where that was spoken.
-        let status = answer.strip_prefix(b"HTTP/1.").and_then(|rest| rest.get(2..5));
-        assert!(
-            status.is_some_and(|status| !status.starts_with(b"5")),
-            "{status:?} is no answer, or a fault of ours"
-        );
-    }
+    })
 }
 
 /// What an agent sends to a command: an answer, or a stream of events.
@@ -141,4 +146,32 @@ async fn decode(request: Request) -> Response {
 async fn read<T: DeserializeOwned>(body: Body) -> Response {
     let read: Result<T, ApiError> = read_json(body).await;
     read.map(|_| ()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An entry that answers nothing would find nothing.
+    #[test]
+    fn requests_come_through_to_the_decoders() {
+        for (path, body, status) in [
+            ("/pairs", r#"{"machine":"a","disk":"b","scsi_id":"c"}"#, "200"),
+            ("/check", r#"{"segments":[1,2,3]}"#, "200"),
+            ("/roll", r#"{"to":"latest"}"#, "200"),
+            ("/roll", r#"{"to":1}"#, "400"),
+            ("/check", &"[".repeat(1000), "400"),
+            ("/check", &" ".repeat(70_000), "413"),
+        ] {
+            let request = format!(
+                "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            let answer = String::from_utf8(answer_to(request.as_bytes())).unwrap();
+            assert_eq!(answer.get(9..12), Some(status), "{path}: {answer}");
+        }
+        let long = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", "x".repeat(70_000));
+        let answer = String::from_utf8(answer_to(long.as_bytes())).unwrap();
+        assert_eq!(answer.get(9..12), Some("431"), "{answer}");
+    }
 }

@@ -177,12 +177,12 @@ fn replication(corpus: &Corpus) {
         stream.resize(stream.len() + payload_len, 0x5a);
     }
     for (index, stream) in streams.into_iter().enumerate() {
-        // With all of it at once, and byte by byte.
+        // With all of it at once, and in pieces.
         corpus.put("wire_frames", &format!("stream-{index}"), &stream);
         corpus.put(
             "wire_frames",
             &format!("small-{index}"),
-            [&[6], &stream[1..]].concat(),
+            [&[63], &stream[1..]].concat(),
         );
     }
     let unknown = frame::encode_raw(200, true, 1, 1, b"whatever", 16);
