@@ -191,11 +191,8 @@ where
     let failovers = target.failovers.clone();
     // Opening a store reads it; nobody has to wait for that who only asks for status.
     tokio::task::spawn_blocking(move || failovers.resume_all());
-    tokio::spawn(keep_house(
-        target.failovers.clone(),
-        machines.clone(),
-        stop.clone(),
-    ));
+    tokio::spawn(keep_house(machines.clone(), stop.clone()));
+    tokio::spawn(keep_reviving(target.failovers.clone(), stop.clone()));
     let service = serve(listener, access, opener, hot_plugged, stop.clone());
     let socket = serve_socket(target, stop);
     let follow = follow_disks(watched, hub, hot_plug);
@@ -241,21 +238,34 @@ async fn renew_own(keeper: Keeper, mut stop: watch::Receiver<bool>) {
 }
 
 /// Looks after the open machines every few seconds: half epochs whose source is gone, and the room of the retention volume.
-async fn keep_house(failovers: Failovers, machines: Machines, mut stop: watch::Receiver<bool>) {
+async fn keep_house(machines: Machines, mut stop: watch::Receiver<bool>) {
     let mut tick = tokio::time::interval(KEEP_HOUSE);
     loop {
         tokio::select! {
             _ = tick.tick() => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
-        let (failovers, machines) = (failovers.clone(), machines.clone());
-        let done = tokio::task::spawn_blocking(move || {
-            failovers.revive_all();
-            crate::machines::house::keep(&machines, Timestamp::now());
-        })
-        .await;
+        let machines = machines.clone();
+        let done =
+            tokio::task::spawn_blocking(move || crate::machines::house::keep(&machines, Timestamp::now()))
+                .await;
         if let Err(error) = done {
             tracing::error!("looking after the machines ended by a fault of ours: {error}");
+        }
+    }
+}
+
+/// Opens machines anew whose disks are there again. Beside the housekeeping: letting go of one may have to wait for its session.
+async fn keep_reviving(failovers: Failovers, mut stop: watch::Receiver<bool>) {
+    let mut tick = tokio::time::interval(KEEP_HOUSE);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        let failovers = failovers.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || failovers.revive_all()).await {
+            tracing::error!("opening machines anew ended by a fault of ours: {error}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use mt_tests::agent::Running;
+use mt_tests::agent::{Running, wait_until};
 use mt_tests::data::{Fill, MIB, change_blocks, fill};
 use mt_tests::lab::Lab;
 
@@ -49,23 +49,27 @@ pub fn memory(machines: u32, mebibytes: u64) -> Row {
     let may = names.iter().flat_map(|name| ["--as", name.as_str()]);
     let approve: Vec<&str> = ["machines", "approve", "bench"].into_iter().chain(may).collect();
     lab.verb(&approve).expect_done();
-    for round in 0..2 {
-        let sending: Vec<Running> = names
-            .iter()
-            .zip(&sources)
-            .map(|(name, source)| {
-                let disks: [(&str, &Path); 1] = [("scsi0:0", source)];
-                let command = lab.epoch_command(lab.address, name, &disks, &[]);
-                Running::start(command, lab.scratch.path())
-            })
-            .collect();
+    for round in 0..2_usize {
+        // One after the other is let in: the door holds back many strangers of one address. Then all of them send.
+        let mut sending: Vec<Running> = Vec::new();
+        for (name, source) in names.iter().zip(&sources) {
+            let disks: [(&str, &Path); 1] = [("scsi0:0", source)];
+            let command = lab.epoch_command(lab.address, name, &disks, &[]);
+            sending.push(Running::start(command, lab.scratch.path()));
+            wait_until("the session", || {
+                let jobs = lab.verb(&["jobs", "list", "--json"]).expect_done().json();
+                let jobs = jobs["jobs"].as_array().expect("jobs are a list").clone();
+                let mut own = jobs.iter().filter(|job| job["pair"] == name.as_str());
+                own.nth(round).is_some()
+            });
+        }
         for mut sending in sending {
             while sending.is_running() {
                 std::thread::sleep(std::time::Duration::from_millis(20));
             }
             sending.wait().expect_done();
         }
-        for (source, seed) in sources.iter().zip(100 * (round + 1)..) {
+        for (source, seed) in sources.iter().zip(100 * (round as u64 + 1)..) {
             change_blocks(source, size, 4096, size / 4096 / 20, seed);
         }
     }
