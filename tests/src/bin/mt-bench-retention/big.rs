@@ -136,6 +136,8 @@ pub fn make(folder: &Path, disk_id: &str, size: u64, segments: u64, points: u64)
     let mut store = Store::create(storage, options).expect("the folder is empty");
     // What is left out cannot be read back: it has to be in memory until it is applied.
     store.set_memory(usize::try_from(BUDGET).expect("it fits"));
+    // And as long as it says.
+    store.set_packing(false);
     let data = vec![FILL; EXTENT_BLOCKS * BLOCK_SIZE];
     let data_digest = digest(&data);
     let places = size / data.len() as u64;
