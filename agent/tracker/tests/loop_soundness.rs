@@ -1,0 +1,123 @@
+//! Whether a copy that follows the marks of a disk under load ends equal to it.
+//!
+//! A reader that takes the marks while writes are under way may read before they arrive. On a loop device such reads wait
+//! behind the writes in one worker, and every tracker passes; so the load runs in a control group of its own, which gives
+//! it a worker of its own, and reads overtake it. The same rig catches trackers that mark at one side only.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use mt_tracker::proof::Verdict;
+use mt_tracker::tracker::{Options, Planted, Tracker};
+use support::{Copy, Disk, Group, MIB, settle, skip, tracker_or_skip};
+
+const DISK: u64 = 64 * MIB;
+const CHUNK: u32 = 4096;
+
+/// What one run showed.
+#[derive(Debug)]
+struct Outcome {
+    stale: usize,
+    harvests: u32,
+    verdict: Verdict,
+    unseen: u64,
+}
+
+/// Writes for `seconds` and follows, then compares.
+fn race(tracker: &mut Tracker, disk: &Disk, group: &Group, writes: u64, seed: u64) -> Outcome {
+    tracker
+        .add(&disk.name, disk.number, CHUNK)
+        .expect("a loop device can be tracked");
+    let mut copy = Copy::of(disk);
+    let args = [
+        "--name=load".to_owned(),
+        format!("--filename={}", disk.text()),
+        "--rw=randwrite".to_owned(),
+        "--bs=4k".to_owned(),
+        "--direct=1".to_owned(),
+        "--ioengine=libaio".to_owned(),
+        "--iodepth=64".to_owned(),
+        "--norandommap".to_owned(),
+        "--refill_buffers".to_owned(),
+        format!("--randseed={seed}"),
+        format!("--io_size={}", writes * 4096),
+    ];
+    let mut load = group.spawn("fio", &args);
+    let mut harvests = 0;
+    let status = loop {
+        let harvest = tracker.harvest(disk.number).expect("the disk is tracked");
+        copy.follow(&harvest.changed);
+        harvests += 1;
+        if let Some(status) = load.try_wait().expect("the load can be waited for") {
+            break status;
+        }
+    };
+    assert!(status.success(), "fio: {status}");
+    settle(tracker, disk, &mut copy);
+    Outcome {
+        stale: copy.stale().len(),
+        harvests,
+        verdict: tracker.verdict(disk.number).expect("the disk is tracked"),
+        unseen: tracker.counters(disk.number).expect("the disk is tracked").unseen,
+    }
+}
+
+fn runs() -> u64 {
+    std::env::var("MT_SOUNDNESS_RUNS")
+        .ok()
+        .and_then(|runs| runs.parse().ok())
+        .unwrap_or(30)
+}
+
+#[test]
+fn a_copy_that_follows_the_marks_is_never_stale() {
+    let test = "a_copy_that_follows_the_marks_is_never_stale";
+    let Some(mut tracker) = tracker_or_skip(test, &Options::default(), &["fio"]) else {
+        return;
+    };
+    let Some(group) = Group::new() else {
+        return skip(test, "no control group for block I/O can be made");
+    };
+    let disk = Disk::new(DISK, &[]);
+    for run in 0..runs() {
+        let began = Instant::now();
+        let outcome = race(&mut tracker, &disk, &group, 15_000, run);
+        println!("run {run}: {outcome:?} in {:?}", began.elapsed());
+        assert_eq!(outcome.stale, 0, "run {run}: {outcome:?}");
+        assert_eq!(outcome.verdict, Verdict::Complete, "run {run}");
+    }
+    let _ = Duration::ZERO;
+}
+
+fn caught(test: &str, planted: Planted) {
+    let options = Options {
+        planted,
+        ..Options::default()
+    };
+    let Some(mut tracker) = tracker_or_skip(test, &options, &["fio"]) else {
+        return;
+    };
+    let Some(group) = Group::new() else {
+        return skip(test, "no control group for block I/O can be made");
+    };
+    let disk = Disk::new(DISK, &[]);
+    for run in 0..60 {
+        let outcome = race(&mut tracker, &disk, &group, 15_000, run);
+        println!("run {run}: {outcome:?}");
+        if outcome.stale > 0 {
+            return;
+        }
+    }
+    panic!("the rig did not catch {planted:?} in 60 runs");
+}
+
+#[test]
+fn a_tracker_that_marks_at_issue_only_is_caught() {
+    let planted = Planted {
+        no_completion_marks: true,
+        no_inflight: true,
+        ..Planted::default()
+    };
+    caught("a_tracker_that_marks_at_issue_only_is_caught", planted);
+}
