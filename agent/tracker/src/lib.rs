@@ -8,6 +8,8 @@
 //! | [`chunks`] | sets of changed chunks |
 //! | [`kernel`] | what the kernel counts by itself |
 //! | [`proof`] | decides whether the marks can be believed |
+//! | [`record`] | the durable form of a set, byte by byte |
+//! | [`continuity`] | decides whether a durable set may be gone on with |
 //!
 //! A disk that cannot be tracked, or whose marks cannot be believed, is compared by digests: nothing here ever answers
 //! "probably". What the programs do and why stands in `src/bpf/tracker.bpf.c`.
@@ -18,10 +20,12 @@
 //! and carry data to the disk raise a doubt; such without data (FORMAT UNIT, SANITIZE) look like harmless ones and do not.
 
 pub mod chunks;
+pub mod continuity;
 pub mod kernel;
 pub(crate) mod layout;
 pub mod preflight;
 pub mod proof;
+pub mod record;
 pub mod stack;
 pub mod tracker;
 

@@ -15,6 +15,7 @@ use mt_blockdev::shared::SharedWords;
 use mt_blockdev::sysfs::DeviceNumber;
 
 use crate::chunks::{ChunkSet, ChunkSize};
+use crate::continuity::Counted;
 use crate::kernel::{DiskFolder, boot_id};
 use crate::layout::{Counters, DISKS_MAX, Entry, Geometry, PAGE, u32_bytes};
 use crate::preflight::{DIGEST_MODE, Facts, Features, Layout, Refusal, judge};
@@ -187,6 +188,18 @@ struct Program {
     name: &'static str,
     fd: OwnedFd,
     link: Option<Link>,
+    #[cfg(feature = "planted-bugs")]
+    gone_unseen: bool,
+}
+
+impl Program {
+    fn attached(&self) -> bool {
+        #[cfg(feature = "planted-bugs")]
+        if self.gone_unseen {
+            return true;
+        }
+        self.link.as_ref().is_some_and(|link| link.info().is_ok())
+    }
 }
 
 /// One disk.
@@ -202,6 +215,17 @@ struct Tracked {
     /// Counted extents too long to be marked, up to the last harvest.
     wide: u64,
     baseline: Baseline,
+}
+
+/// What [`Tracker::pause`] takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paused {
+    /// As in a harvest.
+    pub changed: ChunkSet,
+    /// What the kernel had counted before.
+    pub counted: Counted,
+    /// Whether `changed` can be believed; a record of it is made only when it is complete.
+    pub verdict: Verdict,
 }
 
 /// What [`Tracker::harvest`] takes.
@@ -300,6 +324,8 @@ impl Tracker {
                 name,
                 fd,
                 link: Some(link),
+                #[cfg(feature = "planted-bugs")]
+                gone_unseen: false,
             });
         }
         Ok(tracker)
@@ -440,6 +466,14 @@ impl Tracker {
             .map(|(number, disk)| (*number, disk.name.as_str()))
     }
 
+    /// Size of a disk that is tracked, and of its chunks.
+    ///
+    /// # Errors
+    /// When it is not tracked.
+    pub fn size(&self, number: DeviceNumber) -> Result<ChunkSize, TrackError> {
+        Ok(self.tracked.get(&number).ok_or(TrackError::Unknown(number))?.size)
+    }
+
     /// Takes the marks of a disk: what may have changed since they were taken before.
     ///
     /// Whoever reads a chunk *after* this call, past the page cache, has what was written before the call, or finds the
@@ -539,6 +573,54 @@ impl Tracker {
         })
     }
 
+    /// What the kernel had counted of a disk when it was added; `None` when that could not be read.
+    ///
+    /// # Errors
+    /// When the disk is not tracked.
+    pub fn counted_when_added(&self, number: DeviceNumber) -> Result<Option<Counted>, TrackError> {
+        let baseline = self
+            .tracked
+            .get(&number)
+            .ok_or(TrackError::Unknown(number))?
+            .baseline;
+        let counted = |sectors: Option<i128>| u64::try_from(sectors?).ok();
+        Ok(counted(baseline.write)
+            .zip(counted(baseline.discard))
+            .map(|(write, discard)| Counted { write, discard }))
+    }
+
+    /// The last harvest before the tracking ends, with what proves later that nothing was written in between.
+    ///
+    /// The kernel's counts are read first: what they hold has been marked, so it is in the harvest. What is written after
+    /// them makes the counts differ when they are compared again, whether it was marked or not.
+    ///
+    /// # Errors
+    /// As [`Self::harvest`] and [`Self::verdict`].
+    pub fn pause(&mut self, number: DeviceNumber) -> Result<Paused, TrackError> {
+        let name = self
+            .tracked
+            .get(&number)
+            .ok_or(TrackError::Unknown(number))?
+            .name
+            .clone();
+        let kernel = DiskFolder::new(&self.sysfs, &name)
+            .counts()
+            .map_err(TrackError::io("read what the kernel has counted of a disk"))?;
+        let mut changed = self.harvest(number)?.changed;
+        // What is under way would come with the next harvest, and there is none.
+        if let Some(disk) = self.tracked.get(&number) {
+            changed.union(&disk.carried);
+        }
+        Ok(Paused {
+            changed,
+            counted: Counted {
+                write: kernel.write,
+                discard: kernel.discard,
+            },
+            verdict: self.verdict(number)?,
+        })
+    }
+
     /// Takes a program away and leaves the others, as a mishap would.
     #[cfg(feature = "planted-bugs")]
     pub fn detach(&mut self, name: &str) -> bool {
@@ -546,6 +628,18 @@ impl Tracker {
             .iter_mut()
             .filter(|program| program.name.starts_with(name))
             .any(|program| program.link.take().is_some())
+    }
+
+    /// Takes a program away behind the tracker's back, as it would look if the kernel did not call it any more.
+    #[cfg(feature = "planted-bugs")]
+    pub fn detach_unseen(&mut self, name: &str) -> bool {
+        self.programs
+            .iter_mut()
+            .filter(|program| program.name.starts_with(name))
+            .any(|program| {
+                program.gone_unseen = true;
+                program.link.take().is_some()
+            })
     }
 
     /// Runs of the programs and nanoseconds spent in them, where the kernel counts them (`kernel.bpf_stats_enabled`).
@@ -569,7 +663,7 @@ impl Tracker {
             size: queue.size,
             iostats: queue.iostats,
             misses: self.misses()?,
-            attached: self.programs.iter().all(|program| program.link.is_some()),
+            attached: self.programs.iter().all(Program::attached),
             reading: self.reading(disk).ok()?,
         })
     }

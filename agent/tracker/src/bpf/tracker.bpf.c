@@ -270,15 +270,28 @@ static __always_inline __u32 *slot_of(struct request *rq)
 	return bpf_map_lookup_elem(&disks, &dev);
 }
 
-/* Whether the request holds several ranges that need not be neighbours: only discards are merged so. */
+/* Whether the request holds several ranges that are not one: only discards are merged so, and only where the disk takes
+ * several ranges in a command. Its first sector and its length then say nothing about the others. */
 static __always_inline int scattered(struct request *rq, __u32 op)
 {
 	struct bio *bio;
+	__u64 end;
 
 	if (op != OP_DISCARD)
 		return 0;
 	bio = rq->bio;
-	return bio && bio->bi_next;
+	if (!bio || !bio->bi_next)
+		return 0;
+	end = bio->bi_iter.bi_sector;
+	for (int i = 0; i < RANGES_MAX; i++) {
+		if (bio->bi_iter.bi_sector != end)
+			return 1;
+		end += bio->bi_iter.bi_size >> 9;
+		bio = bio->bi_next;
+		if (!bio)
+			return 0;
+	}
+	return 1;
 }
 
 static __always_inline void mark_ranges(struct request *rq, __u32 slot)
