@@ -63,7 +63,7 @@ impl Geometry {
     }
 }
 
-/// `struct entry`: a write under way.
+/// `struct entry`: a request, and what of it is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) sector: u64,
@@ -74,13 +74,21 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// The key of a note that no request has, and which is therefore always there.
+    pub(crate) const SENTINEL: [u8; 8] = [0; 8];
+
+    /// The bytes of a note without anything under way.
+    pub(crate) fn zeros() -> [u8; 24] {
+        [0; 24]
+    }
+
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         Some(Self {
             sector: word(bytes, 0)?,
-            bytes: half(bytes, 16)?,
-            slot: half(bytes, 20)?,
-            discard: half(bytes, 24)? != 0,
-            scattered: half(bytes, 28)? != 0,
+            bytes: half(bytes, 8)?,
+            slot: half(bytes, 12)?,
+            discard: half(bytes, 16)? != 0,
+            scattered: half(bytes, 20)? != 0,
         })
     }
 }
@@ -211,7 +219,7 @@ mod tests {
 
     #[test]
     fn an_entry_that_is_cut_short_is_none() {
-        assert!(Entry::from_bytes(&[0; 32]).is_some());
-        assert!(Entry::from_bytes(&[0; 31]).is_none());
+        assert!(Entry::from_bytes(&[0; 24]).is_some());
+        assert!(Entry::from_bytes(&[0; 23]).is_none());
     }
 }

@@ -29,9 +29,9 @@ static BITS: &Aligned<{ include_bytes!(concat!(env!("OUT_DIR"), "/tracker-bits.o
 static BYTES: &Aligned<{ include_bytes!(concat!(env!("OUT_DIR"), "/tracker-bytes.o")).len() }> =
     &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/tracker-bytes.o")));
 
-/// Writes that can be noted as under way, over all disks, where more is not asked for.
-const INFLIGHT_DEFAULT: u32 = 16_384;
-/// More is not asked of the kernel's memory: 2 million notes take 100 MB.
+/// Requests that can be noted, over all disks, where more is not asked for: 3 MB of the kernel's memory.
+const INFLIGHT_DEFAULT: u32 = 32_768;
+/// More is not asked of the kernel's memory: 2 million notes take 200 MB.
 const INFLIGHT_MAX: u32 = 1 << 21;
 /// Readings that [`Tracker::verdict`] takes before it gives up, and the time between two: half a second in all.
 const READINGS_MAX: u32 = 500;
@@ -122,9 +122,9 @@ pub enum TrackError {
         /// Why not.
         source: io::Error,
     },
-    /// The notes of writes under way changed faster than they could be read.
-    #[error("cannot list the writes under way: they change faster than they can be read")]
-    Restless,
+    /// The kernel did not list the notes of writes under way.
+    #[error("cannot list the writes under way: the kernel gave no list")]
+    Unlisted,
 }
 
 impl TrackError {
@@ -142,7 +142,8 @@ impl TrackError {
 pub struct Options {
     /// How marks are kept; what suits the kernel when nothing is said.
     pub layout: Option<Layout>,
-    /// Writes that can be noted as under way, over all disks: at least the sum of [`crate::kernel::QueueFacts::requests_max`].
+    /// Requests that can be noted, over all disks: at least the sum of [`crate::kernel::QueueFacts::requests_max`], better
+    /// twice as many, since a disk whose queue is set up anew gets new requests.
     pub inflight_max: Option<u32>,
     /// What is wrong with this tracker on purpose.
     #[cfg(feature = "planted-bugs")]
@@ -278,7 +279,8 @@ impl Tracker {
         let inflight_max = options
             .inflight_max
             .unwrap_or(INFLIGHT_DEFAULT)
-            .clamp(1, INFLIGHT_MAX);
+            .clamp(1, INFLIGHT_MAX)
+            + 1;
         prepare(&mut open, queue_first, inflight_max, options).map_err(refused("the settings"))?;
         let object = open.load().map_err(refused("the programs"))?;
         let map = |name: &str| {
@@ -301,6 +303,10 @@ impl Tracker {
             marks: take("marks")?,
             tracked: BTreeMap::new(),
         };
+        tracker
+            .inflight
+            .update(&Entry::SENTINEL, &Entry::zeros(), MapFlags::ANY)
+            .map_err(refused("the maps"))?;
         // Issues last: what is issued before completions are seen would stay under way for ever.
         let names = if queue_first {
             ["complete", "requeue_5_10", "issue_5_10"]
@@ -730,35 +736,37 @@ impl Tracker {
 
     /// Writes under way on a disk.
     ///
-    /// A note that stands in the map all the time is never missed: the kernel adds notes at the head of a bucket and begins
-    /// anew where the last one it told has been deleted (kernel/bpf/hashtab.c, `htab_map_get_next_key`). One may be told twice.
+    /// All notes come in one call of the kernel, bucket by bucket under its lock, so that one which is there all the time is
+    /// never missed (kernel/bpf/hashtab.c, `__htab_map_lookup_and_delete_batch`).
     fn under_way(&self, slot: u32) -> Result<Vec<Entry>, TrackError> {
-        Ok(self
-            .notes()?
-            .into_iter()
-            .map(|(_, entry)| entry)
-            .filter(|entry| entry.slot == slot)
+        let notes = self.notes()?.into_iter().map(|(_, entry)| entry);
+        Ok(notes
+            .filter(|entry| entry.slot == slot && entry.bytes > 0)
             .collect())
     }
 
     fn notes(&self) -> Result<Vec<(Vec<u8>, Entry)>, TrackError> {
-        let mut found = BTreeMap::new();
-        let mut turns = 0_u64;
-        for key in self.inflight.keys() {
-            turns += 1;
-            if turns > 4 * u64::from(self.inflight_max) {
-                return Err(TrackError::Restless);
-            }
-            let value = self
-                .inflight
-                .lookup(&key, MapFlags::ANY)
-                .map_err(TrackError::map("read a note of a write under way"))?;
-            // One that has gone has completed in between.
-            if let Some(entry) = value.as_deref().and_then(Entry::from_bytes) {
-                found.insert(key, entry);
+        let batch = self
+            .inflight
+            .lookup_batch(self.inflight_max, MapFlags::ANY, MapFlags::ANY)
+            .map_err(TrackError::map("list the writes under way"))?;
+        let mut found = Vec::new();
+        let mut whole = false;
+        for (key, value) in batch {
+            whole |= key == Entry::SENTINEL;
+            let Some(entry) = Entry::from_bytes(&value) else {
+                continue;
+            };
+            if key != Entry::SENTINEL {
+                found.push((key, entry));
             }
         }
-        Ok(found.into_iter().collect())
+        // The list ends in the same way after an error and when all was told; after an error nothing was.
+        if whole {
+            Ok(found)
+        } else {
+            Err(TrackError::Unlisted)
+        }
     }
 
     fn forget_under_way(&self, slot: u32) -> Result<(), TrackError> {

@@ -51,9 +51,10 @@ struct geometry {
 	__u32 shift; /* kernel sectors of a chunk, as a power of two */
 };
 
+/* A request that has written to a tracked disk, and what of it is under way. The note stays when it has completed, with no
+ * bytes: the addresses of requests are few and come again, and adding and deleting takes twice the time of all else. */
 struct entry {
 	__u64 sector;
-	__u64 issued_ns;
 	__u32 bytes;
 	__u32 slot;
 	__u32 discard;
@@ -102,7 +103,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384); /* set anew when it is loaded */
+	__uint(max_entries, 1); /* set anew when it is loaded */
 	__type(key, __u64);
 	__type(value, struct entry);
 } inflight SEC(".maps");
@@ -319,11 +320,26 @@ static __always_inline int thrown_away(__u32 side, __u32 each)
 	return *seen % each == 0;
 }
 
+/* The address of a request is used again, and its completion was not seen. */
+static __always_inline void unseen(struct entry *note)
+{
+	__u32 slot = note->slot, bytes = note->bytes, discard = note->discard, many = note->scattered;
+
+	mark(slot, note->sector, bytes >> 9);
+	COUNT(slot, unseen, 1);
+	if (discard)
+		COUNT(slot, unseen_discard, bytes >> 9);
+	else
+		COUNT(slot, unseen_write, bytes >> 9);
+	if (many)
+		COUNT(slot, unseen_scattered, 1);
+}
+
 static __always_inline int issued(struct request *rq)
 {
 	__u32 *found = slot_of(rq), op, slot;
 	__u64 key = (__u64)rq;
-	struct entry entry = {}, *old;
+	struct entry entry = {}, *note;
 
 	if (!found)
 		return 0;
@@ -346,26 +362,24 @@ static __always_inline int issued(struct request *rq)
 	entry.sector = rq->__sector;
 	entry.bytes = rq->__data_len;
 	entry.slot = slot;
-	entry.issued_ns = bpf_ktime_get_ns();
 	entry.discard = op == OP_DISCARD;
 	entry.scattered = scattered(rq, op);
 	if (!plant.no_inflight) {
-		old = bpf_map_lookup_elem(&inflight, &key);
-		if (old) {
-			__u32 was = old->slot, bytes = old->bytes, discard = old->discard, many = old->scattered;
-
-			mark(was, old->sector, bytes >> 9);
-			COUNT(was, unseen, 1);
-			if (discard)
-				COUNT(was, unseen_discard, bytes >> 9);
-			else
-				COUNT(was, unseen_write, bytes >> 9);
-			if (many)
-				COUNT(was, unseen_scattered, 1);
-		}
-		/* Before the mark: who takes the mark and looks here afterwards finds it. */
-		if (bpf_map_update_elem(&inflight, &key, &entry, BPF_ANY))
+		note = bpf_map_lookup_elem(&inflight, &key);
+		if (note && note->bytes)
+			unseen(note);
+		/* Before the mark: who takes the mark and looks here afterwards finds it. The bytes last: without them it does
+		 * not count. */
+		if (note) {
+			note->sector = entry.sector;
+			note->slot = slot;
+			note->discard = entry.discard;
+			note->scattered = entry.scattered;
+			barrier();
+			*(volatile __u32 *)&note->bytes = entry.bytes;
+		} else if (bpf_map_update_elem(&inflight, &key, &entry, BPF_ANY)) {
 			COUNT(slot, inflight_full, 1);
+		}
 	}
 	COUNT(slot, issued, entry.bytes >> 9);
 	if (plant.no_issue_marks)
@@ -381,20 +395,20 @@ static __always_inline int requeued(struct request *rq)
 {
 	__u32 *found = slot_of(rq), slot;
 	__u64 key = (__u64)rq;
-	struct entry *entry;
+	struct entry *note;
 
 	if (!found)
 		return 0;
 	slot = *found;
-	entry = bpf_map_lookup_elem(&inflight, &key);
-	if (!entry)
+	note = bpf_map_lookup_elem(&inflight, &key);
+	if (!note || !note->bytes)
 		return 0;
 	/* A part of it may have been written. It is issued again, then as new. */
-	if (entry->scattered)
+	if (note->scattered)
 		mark_ranges(rq, slot);
 	else
-		mark(slot, entry->sector, entry->bytes >> 9);
-	bpf_map_delete_elem(&inflight, &key);
+		mark(slot, note->sector, note->bytes >> 9);
+	note->bytes = 0;
 	COUNT(slot, requeued, 1);
 	return 0;
 }
@@ -431,7 +445,7 @@ int complete(__u64 *ctx)
 	struct request *rq = (struct request *)ctx[0];
 	__u32 done = (__u32)ctx[2], *found = slot_of(rq), op, slot;
 	__u64 key = (__u64)rq;
-	struct entry *entry;
+	struct entry *note;
 
 	if (!found)
 		return 0;
@@ -456,8 +470,8 @@ int complete(__u64 *ctx)
 		COUNT(slot, completed_write, done >> 9);
 	if (plant.no_inflight)
 		return 0;
-	entry = bpf_map_lookup_elem(&inflight, &key);
-	if (!entry) {
+	note = bpf_map_lookup_elem(&inflight, &key);
+	if (!note || !note->bytes || note->slot != slot) {
 		struct geometry *disk = bpf_map_lookup_elem(&geometry, &slot);
 
 		if (disk && rq->start_time_ns >= disk->since_ns)
@@ -466,13 +480,13 @@ int complete(__u64 *ctx)
 			COUNT(slot, before, 1);
 		return 0;
 	}
-	if (done >= entry->bytes) {
-		bpf_map_delete_elem(&inflight, &key);
+	if (done >= note->bytes) {
+		note->bytes = 0;
 	} else {
 		/* In this order: who looks in between sees more than is left, not less. */
-		entry->sector += done >> 9;
+		note->sector += done >> 9;
 		barrier();
-		entry->bytes -= done;
+		note->bytes -= done;
 	}
 	return 0;
 }
