@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(size.count(), 131);
         let all = ChunkSet::all(size);
         assert_eq!(all.len(), 131);
-        assert_eq!(all.extents().collect::<Vec<_>>(), [0..130 * 4096 + 512]);
+        assert!(all.extents().eq(std::iter::once(0..130 * 4096 + 512)));
         assert_eq!(size.of_bytes(130 * 4096, u64::MAX), 130..131);
         assert_eq!(size.of_bytes(4095, 2), 0..2);
         assert_eq!(size.of_bytes(4096, 0), 1..1);

@@ -205,7 +205,6 @@ mod tests {
         for (index, field) in one.fields().into_iter().enumerate() {
             *field = 100 + u64::try_from(index).unwrap();
         }
-        #[expect(clippy::host_endian_bytes, reason = "as the kernel has them")]
         let bytes: Vec<u8> = one
             .fields()
             .into_iter()

@@ -154,7 +154,8 @@ pub fn judge(facts: &Facts) -> Result<Features, Refusal> {
     // Where they cannot be read the kernel itself will tell.
     if let Some(held) = facts.capabilities {
         let has = |number: u32| held >> number & 1 == 1;
-        if !has(CAP_SYS_ADMIN) && !(has(CAP_BPF) && has(CAP_PERFMON)) {
+        let enough = has(CAP_SYS_ADMIN) || (has(CAP_BPF) && has(CAP_PERFMON));
+        if !enough {
             return Err(Refusal::Privilege);
         }
     }

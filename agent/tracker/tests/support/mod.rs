@@ -1,4 +1,5 @@
 //! Disks, loads and copiers of the tracker's tests.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(dead_code, reason = "every test binary uses its own part of this")]
 
 use std::fs::{File, OpenOptions};
@@ -6,6 +7,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use mt_blockdev::buffer::AlignedBuf;
 use mt_blockdev::sysfs::{DeviceNumber, Sysfs};
@@ -170,7 +172,13 @@ pub struct Group(PathBuf);
 
 impl Group {
     pub fn new() -> Option<Self> {
-        let name = format!("mt-tracker-{}", std::process::id());
+        // Tests of one process each have their own: one that ends takes its group away.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!(
+            "mt-tracker-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
         for parent in ["/sys/fs/cgroup/blkio", "/sys/fs/cgroup"] {
             let parent = Path::new(parent);
             if !parent.join("cgroup.procs").exists() {
@@ -180,7 +188,7 @@ impl Group {
                 let _ = std::fs::write(parent.join("cgroup.subtree_control"), "+io");
             }
             let own = parent.join(&name);
-            if std::fs::create_dir(&own).is_ok() || own.is_dir() {
+            if std::fs::create_dir(&own).is_ok() {
                 return Some(Self(own));
             }
         }
