@@ -15,7 +15,7 @@ const CHUNK: u32 = 4096;
 /// Runs of the tracker as it is.
 const RUNS: u64 = 30;
 /// Writes of one run; with every turn of the copier between two of them it is one chance of the race.
-const WRITES: u64 = 15_000;
+const WRITES: u64 = 10_000;
 
 /// What one run showed.
 #[derive(Debug)]
