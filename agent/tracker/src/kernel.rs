@@ -75,6 +75,14 @@ impl DiskFolder {
         })
     }
 
+    /// The kernel's number of this attachment, which no other attachment of this boot shares; 0 where it gives none (before
+    /// 5.15). A device number comes again when another disk, or another file behind a loop device, takes its place.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        let text = fs::read_to_string(self.0.join("diskseq"));
+        text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    }
+
     /// The facts of its queue.
     ///
     /// # Errors

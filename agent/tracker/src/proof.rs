@@ -21,6 +21,8 @@ use crate::layout::Counters;
 pub struct Baseline {
     /// The boot.
     pub boot_id: [u8; 16],
+    /// The kernel's number of the attachment ([`crate::kernel::DiskFolder::sequence`]).
+    pub sequence: u64,
     /// Size of the disk, bytes.
     pub size: u64,
     /// How often programs had been skipped.
@@ -78,6 +80,8 @@ pub struct Reading {
 pub struct Evidence {
     /// The boot.
     pub boot_id: [u8; 16],
+    /// The kernel's number of the attachment.
+    pub sequence: u64,
     /// Size of the disk, bytes.
     pub size: u64,
     /// Whether the kernel counts the disk's I/O.
@@ -119,6 +123,9 @@ pub enum Doubt {
     /// The machine was started anew.
     #[error("the machine has been started since the tracking began")]
     OtherBoot,
+    /// Another disk has its device number.
+    #[error("the disk was detached, and another or the same was attached in its place")]
+    Replaced,
     /// A program is gone.
     #[error("a program of the tracker is not attached any more")]
     Detached,
@@ -174,6 +181,7 @@ pub fn judge(baseline: &Baseline, evidence: &Evidence) -> Verdict {
     let missed = evidence.misses.saturating_sub(baseline.misses);
     let doubt = [
         (evidence.boot_id != baseline.boot_id).then_some(Doubt::OtherBoot),
+        (evidence.sequence != baseline.sequence).then_some(Doubt::Replaced),
         (!evidence.attached).then_some(Doubt::Detached),
         (!evidence.iostats).then_some(Doubt::IostatsOff),
         (evidence.size != baseline.size).then_some(Doubt::Resized {

@@ -375,3 +375,9 @@ fn monotonic_ns() -> io::Result<u64> {
     let seconds = u64::try_from(now.tv_sec()).unwrap_or(0);
     Ok(seconds * 1_000_000_000 + u64::try_from(now.tv_nsec()).unwrap_or(0))
 }
+
+/// It may be moved to the thread that takes the marks.
+const _: fn() = || {
+    fn is_send<T: Send>() {}
+    is_send::<Tracker>();
+};

@@ -206,6 +206,29 @@ fn a_disk_that_grows_is_noticed() {
     );
 }
 
+/// The kernel keeps the device's number, its size and its counts; what is behind it is all different.
+#[test]
+fn another_disk_in_the_same_place_is_noticed() {
+    let test = "another_disk_in_the_same_place_is_noticed";
+    let Some(mut tracker) = tracker_or_skip(test, &Options::default(), &["python3"]) else {
+        return;
+    };
+    let disk = Disk::new(DISK, &["--read-only"]);
+    tracker.add(&disk.name, disk.number, CHUNK).unwrap();
+    if DiskFolder::new("/sys".as_ref(), &disk.name).sequence() == 0 {
+        return skip(test, "this kernel does not number attachments");
+    }
+    assert_eq!(tracker.verdict(disk.number).unwrap(), Verdict::Complete);
+    let other = disk.scratch().join("other");
+    std::fs::write(&other, vec![7; usize::try_from(DISK).unwrap()]).unwrap();
+    // LOOP_CHANGE_FD, which swaps the file without giving the device up: between a detach and an attach somebody else
+    // might take it.
+    let swap =
+        "import fcntl,sys; d,f=[open(p,'rb') for p in sys.argv[1:]]; fcntl.ioctl(d, 0x4C06, f.fileno())";
+    support::run("python3", &["-c", swap, disk.text(), other.to_str().unwrap()]);
+    assert_eq!(doubt(tracker.verdict(disk.number).unwrap()), Doubt::Replaced);
+}
+
 #[test]
 fn a_kernel_that_stops_counting_is_noticed() {
     let test = "a_kernel_that_stops_counting_is_noticed";

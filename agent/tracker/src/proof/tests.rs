@@ -2,6 +2,7 @@ use super::*;
 
 const BASELINE: Baseline = Baseline {
     boot_id: [1; 16],
+    sequence: 11,
     size: 1 << 30,
     misses: 2,
     write: Some(1000),
@@ -18,6 +19,7 @@ fn evidence() -> Evidence {
     };
     Evidence {
         boot_id: [1; 16],
+        sequence: 11,
         size: 1 << 30,
         iostats: true,
         misses: 2,
@@ -61,6 +63,7 @@ fn every_cause_is_told() {
     assert_eq!(judge(&BASELINE, &evidence()), Verdict::Complete);
     let table = [
         (with(|some| some.boot_id = [2; 16]), Doubt::OtherBoot),
+        (with(|some| some.sequence = 12), Doubt::Replaced),
         (with(|some| some.attached = false), Doubt::Detached),
         (with(|some| some.iostats = false), Doubt::IostatsOff),
         (

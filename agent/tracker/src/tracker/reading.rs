@@ -85,6 +85,7 @@ impl Tracker {
         let queue = folder.queue().ok()?;
         Some(Evidence {
             boot_id: boot_id().ok()?,
+            sequence: folder.sequence(),
             size: queue.size,
             iostats: queue.iostats,
             misses: self.misses()?,
@@ -119,6 +120,7 @@ impl Tracker {
         let disk = self.tracked.get(&number).ok_or(TrackError::Unknown(number))?;
         let mut baseline = Baseline {
             boot_id: self.boot_id,
+            sequence: DiskFolder::new(&self.sysfs, &disk.name).sequence(),
             size: disk.size.disk_bytes(),
             misses: self.misses().unwrap_or(0),
             write: None,
