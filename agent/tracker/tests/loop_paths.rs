@@ -228,6 +228,7 @@ fn every_path(test: &str, layout: Layout, chunk: u32) {
         500,
         &with(&["--ioengine=io_uring", "--iodepth=32"]),
     );
+    let merges = merges_of(&scene.disk);
     scene.fio(
         "merged",
         1000,
@@ -240,6 +241,7 @@ fn every_path(test: &str, layout: Layout, chunk: u32) {
             "--iodepth_batch_submit=32",
         ],
     );
+    assert!(merges_of(&scene.disk) > merges, "nothing was merged");
     scene.fio(
         "discards",
         500,
@@ -268,6 +270,12 @@ fn every_path(test: &str, layout: Layout, chunk: u32) {
         ),
         (0, 0, 0, 0)
     );
+}
+
+/// Writes that the kernel has merged with others before they were issued (`Documentation/block/stat.rst`).
+fn merges_of(disk: &Disk) -> u64 {
+    let text = std::fs::read_to_string(format!("/sys/block/{}/stat", disk.name)).unwrap();
+    text.split_whitespace().nth(5).unwrap().parse().unwrap()
 }
 
 fn partitions(scene: &mut Scene) {

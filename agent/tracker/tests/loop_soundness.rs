@@ -6,7 +6,10 @@
 
 mod support;
 
-use mt_tracker::proof::Verdict;
+use std::process::Child;
+
+use mt_tracker::kernel::DiskFolder;
+use mt_tracker::proof::{Doubt, Verdict};
 use mt_tracker::tracker::{Options, Planted, Tracker};
 use support::{Copy, Disk, Group, MIB, settle, skip, tracker_or_skip};
 
@@ -27,12 +30,8 @@ struct Outcome {
     unseen: u64,
 }
 
-/// Writes for `seconds` and follows, then compares.
-fn race(tracker: &mut Tracker, disk: &Disk, group: &Group, writes: u64, seed: u64) -> Outcome {
-    tracker
-        .add(&disk.name, disk.number, CHUNK)
-        .expect("a loop device can be tracked");
-    let mut copy = Copy::of(disk);
+/// Starts random writes of 4 KiB, 64 at a time.
+fn load(disk: &Disk, group: &Group, writes: u64, seed: u64) -> Child {
     let args = [
         "--name=load".to_owned(),
         format!("--filename={}", disk.text()),
@@ -46,7 +45,16 @@ fn race(tracker: &mut Tracker, disk: &Disk, group: &Group, writes: u64, seed: u6
         format!("--randseed={seed}"),
         format!("--io_size={}", writes * 4096),
     ];
-    let mut load = group.spawn("fio", &args);
+    group.spawn("fio", &args)
+}
+
+/// Writes, follows the marks meanwhile, then compares.
+fn race(tracker: &mut Tracker, disk: &Disk, group: &Group, writes: u64, seed: u64) -> Outcome {
+    tracker
+        .add(&disk.name, disk.number, CHUNK)
+        .expect("a loop device can be tracked");
+    let mut copy = Copy::of(disk);
+    let mut load = load(disk, group, writes, seed);
     let mut harvests = 0;
     let status = loop {
         let harvest = tracker.harvest(disk.number).expect("the disk is tracked");
@@ -82,6 +90,49 @@ fn a_copy_that_follows_the_marks_is_never_stale() {
         assert_eq!(outcome.stale, 0, "run {run}: {outcome:?}");
         assert_eq!(outcome.verdict, Verdict::Complete, "run {run}");
     }
+}
+
+/// Disks are busy when they are added, and when they are asked about.
+#[test]
+fn a_disk_under_load_is_added_and_believed() {
+    let test = "a_disk_under_load_is_added_and_believed";
+    let Some(mut tracker) = tracker_or_skip(test, &Options::default(), &["fio"]) else {
+        return;
+    };
+    let Some(group) = Group::new() else {
+        return skip(test, "no control group for block I/O can be made");
+    };
+    let disk = Disk::new(DISK, &[]);
+    let mut complete = 0;
+    for round in 0..3 {
+        let mut load = load(&disk, &group, 4 * WRITES, round);
+        // Until the load has begun, which shows in the kernel's counts.
+        let folder = DiskFolder::new("/sys".as_ref(), &disk.name);
+        let idle = folder.counts().unwrap().write;
+        while folder.counts().unwrap().write == idle && load.try_wait().unwrap().is_none() {}
+        tracker.add(&disk.name, disk.number, CHUNK).unwrap();
+        let mut copy = Copy::of(&disk);
+        let mut asked = 0;
+        while load.try_wait().unwrap().is_none() {
+            copy.follow(&tracker.harvest(disk.number).unwrap().changed);
+            asked += 1;
+            match tracker.verdict(disk.number).unwrap() {
+                Verdict::Complete => complete += 1,
+                // No loss: no exact moment was found within the time for it.
+                Verdict::Doubt(Doubt::NeverSettled(_)) => {}
+                other => panic!("round {round}: {other:?}"),
+            }
+        }
+        settle(&mut tracker, &disk, &mut copy);
+        assert_eq!(copy.stale(), [0_usize; 0], "round {round}");
+        assert_eq!(
+            tracker.verdict(disk.number).unwrap(),
+            Verdict::Complete,
+            "round {round}"
+        );
+        println!("round {round}: asked {asked} times under load, {complete} times complete so far");
+    }
+    assert!(complete > 0, "no answer under load");
 }
 
 fn caught(test: &str, planted: Planted) {
