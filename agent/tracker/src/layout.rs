@@ -30,6 +30,11 @@ fn half(bytes: &[u8], at: usize) -> Option<u32> {
     ))
 }
 
+/// The number in a key or value of 4 bytes.
+pub(crate) fn u32_of(bytes: &[u8]) -> Option<u32> {
+    half(bytes, 0)
+}
+
 /// A key or value of 4 bytes.
 #[expect(
     clippy::host_endian_bytes,
@@ -46,19 +51,58 @@ pub(crate) struct Geometry {
     pub(crate) since_ns: u64,
     pub(crate) dev: u32,
     pub(crate) shift: u32,
+    pub(crate) kept: Kept,
+}
+
+/// What of a disk only agents read: so that another can go on where one has ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) disk_bytes: u64,
+    pub(crate) sequence: u64,
+    pub(crate) misses: u64,
+    /// The baseline in sectors; `None` until it has been measured.
+    pub(crate) base: Option<(u64, u64)>,
 }
 
 impl Geometry {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let base = (word(bytes, 6)?, word(bytes, 7)?);
+        Some(Self {
+            chunks: word(bytes, 0)?,
+            since_ns: word(bytes, 1)?,
+            dev: half(bytes, 16)?,
+            shift: half(bytes, 20)?,
+            kept: Kept {
+                disk_bytes: word(bytes, 3)?,
+                sequence: word(bytes, 4)?,
+                misses: word(bytes, 5)?,
+                base: (word(bytes, 8)? == 1).then_some(base),
+            },
+        })
+    }
+
     #[expect(
         clippy::host_endian_bytes,
         reason = "the kernel on this machine reads and writes them"
     )]
-    pub(crate) fn to_bytes(self) -> [u8; 24] {
-        let mut bytes = [0; 24];
+    pub(crate) fn to_bytes(self) -> [u8; 72] {
+        let mut bytes = [0; 72];
         bytes[..8].copy_from_slice(&self.chunks.to_ne_bytes());
         bytes[8..16].copy_from_slice(&self.since_ns.to_ne_bytes());
         bytes[16..20].copy_from_slice(&self.dev.to_ne_bytes());
-        bytes[20..].copy_from_slice(&self.shift.to_ne_bytes());
+        bytes[20..24].copy_from_slice(&self.shift.to_ne_bytes());
+        let (write, discard) = self.kept.base.unwrap_or_default();
+        let kept = [
+            self.kept.disk_bytes,
+            self.kept.sequence,
+            self.kept.misses,
+            write,
+            discard,
+            u64::from(self.kept.base.is_some()),
+        ];
+        for (place, value) in bytes[24..].chunks_mut(8).zip(kept) {
+            place.copy_from_slice(&value.to_ne_bytes());
+        }
         bytes
     }
 }
@@ -214,6 +258,27 @@ mod tests {
         assert_eq!((sum.issued, sum.wide), (200, 230));
         assert_eq!((sum - one), one);
         assert_eq!(Counters::sum(&[bytes[..127].to_vec()]), None);
+    }
+
+    #[test]
+    fn a_geometry_is_read_as_it_was_written() {
+        for base in [None, Some((5, 6))] {
+            let kept = Kept {
+                disk_bytes: 7,
+                sequence: 8,
+                misses: 9,
+                base,
+            };
+            let geometry = Geometry {
+                chunks: 1,
+                since_ns: 2,
+                dev: 3,
+                shift: 4,
+                kept,
+            };
+            assert_eq!(Geometry::from_bytes(&geometry.to_bytes()), Some(geometry));
+        }
+        assert_eq!(Geometry::from_bytes(&[0; 71]), None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod error;
 mod load;
+mod outlive;
 mod reading;
 
 use std::collections::BTreeMap;
@@ -22,17 +23,19 @@ pub use load::Planted;
 use crate::chunks::{ChunkSet, ChunkSize};
 use crate::continuity::Counted;
 use crate::kernel::DiskFolder;
-use crate::layout::{Counters, DISKS_MAX, Geometry, PAGE, u32_bytes};
+use crate::layout::{Counters, DISKS_MAX, Geometry, Kept, PAGE, u32_bytes};
 use crate::preflight::{Features, Layout};
 use crate::proof::{Baseline, Verdict};
 
-/// Programs in the kernel that mark what is written. They run until it is dropped.
+/// Programs in the kernel that mark what is written. They run until it is dropped, or longer ([`Options::outlive`]).
 pub struct Tracker {
     features: Features,
     release: String,
     boot_id: [u8; 16],
     sysfs: PathBuf,
     inflight_max: u32,
+    /// Where programs and maps are pinned.
+    pins: Option<PathBuf>,
     programs: Vec<Program>,
     disks: MapHandle,
     geometry: MapHandle,
@@ -69,6 +72,8 @@ struct Tracked {
     /// Kept beside the map of maps, so that the kernel's copy of it is never the last.
     _marks: MapHandle,
     words: SharedWords,
+    /// What was taken and not acknowledged, in the kernel's memory, where it outlives us.
+    unacknowledged: Option<SharedWords>,
     /// What was under way when marks were last taken: may reach the disk after it has been read.
     carried: ChunkSet,
     /// Counted extents too long to be marked, up to the last harvest.
@@ -153,15 +158,9 @@ impl Tracker {
         };
         let pages =
             u32::try_from(units.div_ceil(PAGE)).map_err(|_| TrackError::Chunk(number, chunk_bytes))?;
-        let options = libbpf_rs::libbpf_sys::bpf_map_create_opts {
-            sz: size_of::<libbpf_rs::libbpf_sys::bpf_map_create_opts>() as libbpf_rs::libbpf_sys::size_t,
-            // BPF_F_MMAPABLE and BPF_F_INNER_MAP (linux/bpf.h), as in the template.
-            map_flags: 1 << 10 | 1 << 12,
-            ..Default::default()
-        };
-        let marks = MapHandle::create(MapType::Array, Some("mt_marks"), 4, 4096, pages, &options)
-            .map_err(TrackError::map("make the map of a disk's marks"))?;
+        let mut marks = new_array(pages)?;
         let words = SharedWords::of_array_map(&marks).map_err(TrackError::io("map a disk's marks"))?;
+        let unacknowledged = self.keep_marks(slot, size, &mut marks)?;
         let zeros: Vec<Vec<u8>> = vec![
             Counters::zeros();
             libbpf_rs::num_possible_cpus()
@@ -175,6 +174,7 @@ impl Tracker {
             since_ns: u64::MAX,
             dev,
             shift: size.sector_shift(),
+            kept: Kept::default(),
         };
         let set = |geometry: &Geometry| {
             self.geometry
@@ -198,12 +198,22 @@ impl Tracker {
             size,
             _marks: marks,
             words,
+            unacknowledged,
             carried: ChunkSet::new(size),
             wide: 0,
             baseline: Baseline::default(),
         };
         self.tracked.insert(number, disk);
         let baseline = self.measure_baseline(number)?;
+        geometry.kept = Kept {
+            disk_bytes: size.disk_bytes(),
+            sequence: baseline.sequence,
+            misses: baseline.misses,
+            base: base_of(&baseline),
+        };
+        self.geometry
+            .update(&key, &geometry.to_bytes(), MapFlags::ANY)
+            .map_err(TrackError::map("keep what another agent needs to go on"))?;
         if let Some(disk) = self.tracked.get_mut(&number) {
             disk.baseline = baseline;
         }
@@ -253,12 +263,15 @@ impl Tracker {
         let layout = self.features.layout;
         let disk = self.tracked.get_mut(&number).ok_or(TrackError::Unknown(number))?;
         let (slot, size) = (disk.slot, disk.size);
-        let words = disk.words.words().iter().map(|word| {
+        let kept = disk.unacknowledged.as_ref().map(SharedWords::words);
+        let words = disk.words.words().iter().enumerate().map(|(index, word)| {
             // Most words are zero, and reading leaves them in every processor's cache.
             if word.load(Ordering::Relaxed) == 0 {
-                0
-            } else {
-                word.swap(0, Ordering::SeqCst)
+                return 0;
+            }
+            match kept {
+                None => word.swap(0, Ordering::SeqCst),
+                Some(kept) => outlive::take(layout, kept, index, word),
             }
         });
         let taken = match layout {
@@ -343,6 +356,11 @@ impl Tracker {
 /// Eight words of bytes as one word of bits.
 struct Packed<I>(I);
 
+/// The bits of eight marks that are bytes.
+fn packed(word: u64) -> u64 {
+    (0..8).fold(0, |byte, at| byte | u64::from(word >> (8 * at) & 0xff != 0) << at)
+}
+
 impl<I: Iterator<Item = u64>> Iterator for Packed<I> {
     type Item = u64;
 
@@ -352,11 +370,27 @@ impl<I: Iterator<Item = u64>> Iterator for Packed<I> {
             let Some(word) = self.0.next() else {
                 return (index > 0).then_some(bits);
             };
-            let byte = (0..8).fold(0, |byte, at| byte | u64::from(word >> (8 * at) & 0xff != 0) << at);
-            bits |= byte << (8 * index);
+            bits |= packed(word) << (8 * index);
         }
         Some(bits)
     }
+}
+
+/// An array map that programs and this process share, of so many pages.
+fn new_array(pages: u32) -> Result<MapHandle, TrackError> {
+    let options = libbpf_rs::libbpf_sys::bpf_map_create_opts {
+        sz: size_of::<libbpf_rs::libbpf_sys::bpf_map_create_opts>() as libbpf_rs::libbpf_sys::size_t,
+        // BPF_F_MMAPABLE and BPF_F_INNER_MAP (linux/bpf.h), as in the programs' template.
+        map_flags: 1 << 10 | 1 << 12,
+        ..Default::default()
+    };
+    MapHandle::create(MapType::Array, Some("mt_marks"), 4, 4096, pages, &options)
+        .map_err(TrackError::map("make the map of a disk's marks"))
+}
+
+fn base_of(baseline: &Baseline) -> Option<(u64, u64)> {
+    let sectors = |base: Option<i128>| u64::try_from(base?).ok();
+    sectors(baseline.write).zip(sectors(baseline.discard))
 }
 
 /// A device number as the programs compare it, and as the kernel's `dev_t` is.

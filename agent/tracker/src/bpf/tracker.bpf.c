@@ -49,6 +49,7 @@ struct geometry {
 	__u64 since_ns; /* requests that began before this may complete without having been seen */
 	__u32 dev;
 	__u32 shift; /* kernel sectors of a chunk, as a power of two */
+	__u64 kept[6]; /* what another agent needs to go on: src/layout.rs */
 };
 
 /* A request that has written to a tracked disk, and what of it is under way. The note stays when it has completed, with no

@@ -9,7 +9,9 @@ use libbpf_rs::{Btf, MapCore, MapFlags, MapHandle, ObjectBuilder, OpenObject, Re
 
 use super::{Program, StartError, Tracker};
 use crate::kernel::boot_id;
-use crate::layout::{Entry, u32_bytes};
+use crate::layout::Entry;
+#[cfg(feature = "planted-bugs")]
+use crate::layout::u32_bytes;
 use crate::preflight::{Facts, Layout, judge};
 
 /// The compiled programs, aligned as ELF wants it.
@@ -33,6 +35,9 @@ pub struct Options {
     /// Requests that can be noted, over all disks: at least the sum of [`crate::kernel::QueueFacts::requests_max`], better
     /// twice as many, since a disk whose queue is set up anew gets new requests.
     pub inflight_max: Option<u32>,
+    /// A folder in a BPF file system (`/sys/fs/bpf/...`), where programs and marks are kept when this process ends, in
+    /// whatever way; [`Tracker::adopt`] goes on with them.
+    pub outlive: Option<PathBuf>,
     /// What is wrong with this tracker on purpose.
     #[cfg(feature = "planted-bugs")]
     pub planted: Planted,
@@ -113,6 +118,7 @@ impl Tracker {
             boot_id,
             sysfs: PathBuf::from("/sys"),
             inflight_max,
+            pins: None,
             programs: Vec::new(),
             disks: take("disks")?,
             geometry: take("geometry")?,
@@ -151,6 +157,9 @@ impl Tracker {
                 #[cfg(feature = "planted-bugs")]
                 gone_unseen: false,
             });
+        }
+        if let Some(folder) = &options.outlive {
+            tracker.pin(folder).map_err(refused("to keep the programs"))?;
         }
         Ok(tracker)
     }
