@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`preflight`] | decides whether a tracker can run here, and what to do where it cannot |
 //! | [`stack`] | finds the whole disks below a device, and tells which cannot be tracked |
-//! | [`tracker`] | loads the programs and takes their marks: the edge |
+//! | [`tracker`] | loads the programs and takes their marks, or those of a dead agent: the edge |
 //! | [`chunks`] | sets of changed chunks |
 //! | [`kernel`] | what the kernel counts by itself |
 //! | [`proof`] | decides whether the marks can be believed |

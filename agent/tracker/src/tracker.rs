@@ -6,6 +6,7 @@ mod outlive;
 mod reading;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use std::sync::atomic::Ordering;
 use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, MapType};
 use mt_blockdev::shared::SharedWords;
 use mt_blockdev::sysfs::DeviceNumber;
+use nix::fcntl::Flock;
 
 pub use error::{StartError, TrackError};
 pub use load::Options;
@@ -36,6 +38,8 @@ pub struct Tracker {
     inflight_max: u32,
     /// Where programs and maps are pinned.
     pins: Option<PathBuf>,
+    /// That no other agent takes marks from what is pinned.
+    _lock: Option<Flock<File>>,
     programs: Vec<Program>,
     disks: MapHandle,
     geometry: MapHandle,

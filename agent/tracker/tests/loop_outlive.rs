@@ -14,7 +14,7 @@ use mt_blockdev::sysfs::Sysfs;
 use mt_tracker::chunks::ChunkSet;
 use mt_tracker::preflight::Layout;
 use mt_tracker::proof::Verdict;
-use mt_tracker::tracker::{Options, Tracker};
+use mt_tracker::tracker::{Options, StartError, Tracker};
 use support::{Copy, Disk, MIB, run, settle, tracker_or_skip};
 
 const DISK: u64 = 32 * MIB;
@@ -130,6 +130,17 @@ fn killed(test: &str, layout: Layout) {
         heir.disks().map(|(_, name)| name).collect::<Vec<_>>(),
         [disk.name.as_str()]
     );
+    // One at a time, and none beside it in the same place.
+    assert!(matches!(
+        Tracker::adopt(&kept.folder()),
+        Err(StartError::InUse(_))
+    ));
+    let beside = Options {
+        layout: Some(layout),
+        outlive: Some(kept.folder()),
+        ..Options::default()
+    };
+    assert!(matches!(Tracker::start(&beside), Err(StartError::Keep { .. })));
     write(&disk, 200..250, 3);
     settle(&mut heir, &disk, &mut copy);
     assert_eq!(copy.stale(), [0_usize; 0], "{layout:?}");
@@ -179,7 +190,12 @@ fn a_folder_that_is_not_the_kernels_is_refused() {
         outlive: Some(folder.path().join("tracker")),
         ..Options::default()
     };
-    assert!(Tracker::start(&options).is_err());
+    let refused = Tracker::start(&options).err().unwrap();
+    assert!(
+        matches!(refused, StartError::Keep { .. }) && refused.hint().contains("mount -t bpf"),
+        "{refused}"
+    );
+    assert!(!folder.path().join("tracker/tracker-1/bits").exists());
     assert!(Tracker::adopt(folder.path()).unwrap().is_none());
     assert!(Tracker::adopt(Path::new("/nonexistent")).unwrap().is_none());
 }

@@ -1,6 +1,7 @@
 //! What can go wrong with a tracker.
 
 use std::io;
+use std::path::PathBuf;
 
 use mt_blockdev::sysfs::DeviceNumber;
 
@@ -23,6 +24,17 @@ pub enum StartError {
         /// Empty, or that the kernel is locked down.
         lockdown: &'static str,
         /// What the kernel said.
+        source: libbpf_rs::Error,
+    },
+    /// What is kept there has an agent.
+    #[error("the tracker that is kept in {} is used by another agent", .0.display())]
+    InUse(PathBuf),
+    /// The folder for what outlives the agent holds something, or cannot hold it.
+    #[error("cannot keep the tracker in {}: {source}", folder.display())]
+    Keep {
+        /// The folder.
+        folder: PathBuf,
+        /// Why not.
         source: libbpf_rs::Error,
     },
     /// This machine's sysfs or procfs is not as expected.
@@ -48,6 +60,13 @@ impl StartError {
             }
             Self::Kernel { .. } => format!(
                 "look into the kernel's log and the limits of the container, if it is one; {DIGEST_MODE}"
+            ),
+            Self::InUse(_) => {
+                "stop the other agent first: two would each take a part of the changes".to_owned()
+            }
+            Self::Keep { folder, .. } => format!(
+                "keep it in a BPF file system (mount -t bpf bpf /sys/fs/bpf), and adopt or discard what {} holds",
+                folder.display()
             ),
             Self::Io { .. } => format!("mount /proc and /sys; {DIGEST_MODE}"),
         }

@@ -119,6 +119,7 @@ impl Tracker {
             sysfs: PathBuf::from("/sys"),
             inflight_max,
             pins: None,
+            _lock: None,
             programs: Vec::new(),
             disks: take("disks")?,
             geometry: take("geometry")?,
@@ -159,7 +160,7 @@ impl Tracker {
             });
         }
         if let Some(folder) = &options.outlive {
-            tracker.pin(folder).map_err(refused("to keep the programs"))?;
+            tracker.pin(folder)?;
         }
         Ok(tracker)
     }

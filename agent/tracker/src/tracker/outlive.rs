@@ -6,7 +6,7 @@
 //! there until [`Tracker::acknowledge`]. A boot ends all of it.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use libbpf_rs::{Link, MapCore, MapFlags, MapHandle};
 use mt_blockdev::shared::SharedWords;
 use mt_blockdev::sysfs::{DeviceNumber, Sysfs};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 
 use super::{Program, StartError, TrackError, Tracked, Tracker, new_array, packed};
 use crate::chunks::{ChunkSet, ChunkSize};
@@ -48,15 +50,51 @@ fn home(folder: &Path, layout: Layout) -> PathBuf {
     })
 }
 
+/// Keeps other agents away. The kernel lets go of it when this process ends.
+fn lock(home: &Path) -> Result<Flock<File>, StartError> {
+    let io = |source| StartError::Io {
+        what: "the folder of the tracker",
+        source,
+    };
+    let folder = File::open(home).map_err(io)?;
+    Flock::lock(folder, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => StartError::InUse(home.to_owned()),
+        errno => io(errno.into()),
+    })
+}
+
 fn os(error: &io::Error) -> libbpf_rs::Error {
     libbpf_rs::Error::from_raw_os_error(error.raw_os_error().unwrap_or(nix::libc::EIO))
 }
 
 impl Tracker {
-    /// Pins everything in this folder. The links come last: without all of them nobody adopts.
-    pub(super) fn pin(&mut self, folder: &Path) -> libbpf_rs::Result<()> {
+    /// Pins everything in this folder, or nothing. The links come last: without all of them nobody adopts.
+    pub(super) fn pin(&mut self, folder: &Path) -> Result<(), StartError> {
         let home = home(folder, self.features.layout);
-        fs::create_dir_all(&home).map_err(|error| os(&error))?;
+        let keep = |source| StartError::Keep {
+            folder: folder.to_owned(),
+            source,
+        };
+        // What is there belongs to another tracker, which goes on.
+        if home.exists() {
+            return Err(keep(libbpf_rs::Error::from_raw_os_error(nix::libc::EEXIST)));
+        }
+        fs::create_dir_all(&home).map_err(|error| keep(os(&error)))?;
+        let pinned = lock(&home).and_then(|lock| {
+            self._lock = Some(lock);
+            self.pin_parts(&home).map_err(keep)
+        });
+        match pinned {
+            Ok(()) => self.pins = Some(home),
+            Err(error) => {
+                let _ = fs::remove_dir_all(&home);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn pin_parts(&mut self, home: &Path) -> libbpf_rs::Result<()> {
         self.disks.pin(home.join("disks"))?;
         self.geometry.pin(home.join("geometry"))?;
         self.counters.pin(home.join("counters"))?;
@@ -67,7 +105,6 @@ impl Tracker {
                 link.pin(home.join(name))?;
             }
         }
-        self.pins = Some(home);
         Ok(())
     }
 
@@ -77,7 +114,7 @@ impl Tracker {
     /// The first harvest of each disk holds what the other agent had taken and not acknowledged.
     ///
     /// # Errors
-    /// When there is one and it cannot be opened.
+    /// When there is one and it cannot be opened, or another agent uses it.
     pub fn adopt(folder: &Path) -> Result<Option<Self>, StartError> {
         let facts = Facts::gather();
         let mut features = judge(&facts)?;
@@ -88,6 +125,7 @@ impl Tracker {
         let Some(layout) = found else { return Ok(None) };
         features.layout = layout;
         let home = home(folder, layout);
+        let lock = lock(&home)?;
         let release = facts.release.clone();
         let refused = |source| StartError::Kernel {
             what: "to hand over the parts",
@@ -109,6 +147,7 @@ impl Tracker {
                 sysfs: PathBuf::from("/sys"),
                 inflight_max: inflight.max_entries(),
                 pins: Some(home.clone()),
+                _lock: None,
                 programs: Vec::new(),
                 disks: map("disks")?,
                 geometry: map("geometry")?,
@@ -131,7 +170,9 @@ impl Tracker {
             tracker.adopt_disks()?;
             Ok(tracker)
         };
-        open().map(Some).map_err(refused)
+        let mut tracker = open().map_err(refused)?;
+        tracker._lock = Some(lock);
+        Ok(Some(tracker))
     }
 
     fn adopt_disks(&mut self) -> libbpf_rs::Result<()> {
