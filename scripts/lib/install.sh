@@ -16,12 +16,16 @@ APT=(apt-get --quiet=2 --option DPkg::Lock::Timeout=900 --option Acquire::Retrie
 packages_of() {
     case $1 in
     # bindgen reads the headers of libblkid and libudev with libclang when blkid-sys and udev are built.
-    build) echo build-essential pkg-config clang libclang-dev libudev-dev libblkid-dev ca-certificates curl git ;;
+    # clang compiles the tracker's programs too; libelf and zlib are linked into what loads them, statically.
+    build)
+        echo build-essential pkg-config clang libclang-dev libudev-dev libblkid-dev libelf-dev zlib1g-dev ca-certificates \
+            curl git
+        ;;
     disk) echo mmdebstrap python3 openssl e2fsprogs xfsprogs fdisk extlinux syslinux-common mount udev ;;
     # With what reads a served recovery point.
     qemu) echo qemu-system-x86 qemu-utils libnbd-bin ;;
-    # Failing disks in user space, and disks that somebody else uses.
-    faults) echo nbdkit libnbd-bin fuse3 lvm2 mdadm strace ;;
+    # Failing disks in user space, disks that somebody else uses, and loads by every way to a disk.
+    faults) echo nbdkit libnbd-bin fuse3 lvm2 mdadm strace fio ;;
     guest) echo busybox-static cpio zstd kmod udev lvm2 mdadm e2fsprogs xfsprogs reiserfsprogs fdisk libc-bin binutils ;;
     # What mt-image starts, and firmware with and without Secure Boot for the machines that its images are tried in.
     image)

@@ -17,8 +17,8 @@ use crate::buffer::AlignedBuf;
 /// Unsafe bindings, each the transcription of one line of the uapi headers.
 mod raw {
     use nix::{
-        ioctl_none, ioctl_read, ioctl_read_bad, ioctl_readwrite_bad, ioctl_write_ptr_bad, libc,
-        request_code_none,
+        ioctl_none, ioctl_read, ioctl_read_bad, ioctl_readwrite, ioctl_readwrite_bad, ioctl_write_ptr_bad,
+        libc, request_code_none,
     };
 
     // #define BLKGETSIZE64 _IOR(0x12,114,size_t)  -- the number says size_t, the value is always a u64.
@@ -35,6 +35,9 @@ mod raw {
     ioctl_write_ptr_bad!(blkzeroout, request_code_none!(0x12, 127), [u64; 2]);
     // #define LOOP_GET_STATUS64 0x4C05
     ioctl_read_bad!(loop_get_status64, 0x4c05, super::LoopInfo64);
+    // #define FIFREEZE _IOWR('X', 119, int), #define FITHAW _IOWR('X', 120, int): neither reads nor writes the int.
+    ioctl_readwrite!(fifreeze, b'X', 119, libc::c_int);
+    ioctl_readwrite!(fithaw, b'X', 120, libc::c_int);
     // #define SG_IO 0x2285
     ioctl_readwrite_bad!(sg_io, 0x2285, super::SgIoHeader);
 }
@@ -120,6 +123,29 @@ pub fn zero_out(device: impl AsFd, offset: u64, len: u64) -> Result<(), Errno> {
     let range = [offset, len];
     // SAFETY: BLKZEROOUT reads two u64 (start, length) through the pointer, which is valid for the call.
     unsafe { raw::blkzeroout(device.as_fd().as_raw_fd(), &raw const range) }?;
+    Ok(())
+}
+
+/// Stops all writing to the file system that holds an open file or folder, after what was written has reached its disk. It
+/// stays so until [`thaw`], whatever becomes of this process: whoever calls this makes sure that somebody thaws.
+///
+/// # Errors
+/// `EBUSY` when it is frozen already, `EOPNOTSUPP` when its kind cannot be frozen, `EPERM` without privilege.
+pub fn freeze(file_system: impl AsFd) -> Result<(), Errno> {
+    let mut unused: libc::c_int = 0;
+    // SAFETY: FIFREEZE takes no argument (fs/ioctl.c, ioctl_fsfreeze); the pointer is valid nevertheless.
+    unsafe { raw::fifreeze(file_system.as_fd().as_raw_fd(), &raw mut unused) }?;
+    Ok(())
+}
+
+/// Undoes [`freeze`].
+///
+/// # Errors
+/// `EINVAL` when it is not frozen.
+pub fn thaw(file_system: impl AsFd) -> Result<(), Errno> {
+    let mut unused: libc::c_int = 0;
+    // SAFETY: FITHAW takes no argument (fs/ioctl.c, ioctl_fsthaw); the pointer is valid nevertheless.
+    unsafe { raw::fithaw(file_system.as_fd().as_raw_fd(), &raw mut unused) }?;
     Ok(())
 }
 

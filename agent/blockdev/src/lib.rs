@@ -13,6 +13,7 @@
 //! | [`sysfs`] | sizes, numbers, partitions and holders as the kernel has them |
 //! | [`blkid`] | what is on a disk: partition table, file systems, LVM, md |
 //! | [`mounts`] | mounts of every namespace, and swap |
+//! | [`shared`] | memory that programs in the kernel write too |
 //! | [`udev`] | udev's properties, and events of disks that come and go |
 
 pub mod blkid;
@@ -21,5 +22,6 @@ pub mod device;
 pub mod ioctl;
 pub mod mounts;
 pub mod scsi;
+pub mod shared;
 pub mod sysfs;
 pub mod udev;
