@@ -5,9 +5,9 @@
 # Everything that is, or is about to be, in the repository.
 project_files() { git -C "$MT_ROOT" ls-files --cached --others --exclude-standard -z; }
 
-# Look-alike letters hide in what nobody reads: outside of fixtures every source is ASCII.
+# Look-alike letters hide in what nobody reads: outside of fixtures and corpora every source is ASCII.
 check_ascii() {
-    ! (cd "$MT_ROOT" && project_files | grep --null-data --invert-match '/fixtures/' |
+    ! (cd "$MT_ROOT" && project_files | grep --null-data --invert-match --extended-regexp '/(fixtures|corpus)/' |
         LC_ALL=C xargs --null grep --line-number --binary-files=without-match --perl-regexp '[^\x00-\x7f]')
 }
 
@@ -30,7 +30,7 @@ check_top_level() {
 check_words() {
     local words=('(^|[^A-Za-z0-9_.])/wo''rk/' '/ho''me/[a-z]+/' 'to''do!\(' 'unimple''mented!\(') pattern
     pattern=$(IFS='|' && echo "${words[*]}")
-    ! (cd "$MT_ROOT" && project_files | grep --null-data --invert-match --extended-regexp '/fixtures/|^Cargo\.lock$' |
+    ! (cd "$MT_ROOT" && project_files | grep --null-data --invert-match --extended-regexp '/(fixtures|corpus)/|^Cargo\.lock$' |
         xargs --null grep --line-number --extended-regexp --binary-files=without-match "$pattern")
 }
 
