@@ -124,7 +124,10 @@ impl StoreError {
                 "check the retention volume and its disk, then restart the agent; it opens the store anew and \
                  checks what is there",
             ),
-            Self::Disk { .. } => Some("check the disk; its pair has to be compared again"),
+            Self::Disk { .. } => Some(
+                "check the disk and the kernel log, and attach the same disk again; what was acknowledged is in the log and \
+                 is written again",
+            ),
             Self::Full { .. } => Some(
                 "delete recovery points (\"mt-agent points delete\"), lower their minimum age, or raise the space \
                  (\"mt-agent policy\"), or grow the retention volume; nothing was lost",

@@ -31,6 +31,8 @@ pub struct TargetArgs {
 /// # Errors
 /// When the configuration is wrong, or the service cannot be brought up.
 pub async fn run(args: &TargetArgs) -> Result<ExitCode, CliError> {
+    // Before there are sessions, whose threads would get heaps of their own.
+    mt_blockdev::heap::keep_little();
     let config = Config::load(&args.config)?;
     let settings = Settings {
         state_dir: config.state_dir.clone(),
