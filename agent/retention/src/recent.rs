@@ -9,8 +9,8 @@ use crate::codec::usize_of;
 use crate::log::Located;
 use crate::types::{BLOCK_SIZE, EpochNumber};
 
-/// Buffers that wait for their next use, so that memory is not given back and taken again for each record.
-const SPARE_MAX: usize = 2;
+/// Buffers of a store that wait for their next use, so that memory is not given back and taken again for each record.
+const SPARE_MAX: usize = 1;
 
 /// Data of records, by the segment and the block of it at which they lie.
 #[derive(Default)]

@@ -5,6 +5,7 @@
 //! be ahead of the disks by more bytes, or its oldest epoch has waited longer; since no part of an epoch goes to a disk
 //! before the whole of it is complete, a single epoch may always come in, whatever its size.
 
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -112,16 +113,21 @@ impl Machine {
     ) -> Result<Content, MachineError> {
         // The log first: what is applied in between is on the disk then, and the same. No epoch is committed meanwhile, since the
         // session that reads is the one that would.
-        let newer = if self.lags.load(Ordering::Acquire) {
-            self.with_store(|store| store.newer_than_disk(disk, offset, buffer.len() as u64))?
-        } else {
-            Vec::new()
-        };
+        let mut one_at_a_time = None;
+        let mut newer = Vec::new();
+        if self.lags.load(Ordering::Acquire) {
+            // Where the log has something, a region at a time: what it has is held beside the buffer until the disk was read.
+            let turn = self.laying.lock().unwrap_or_else(PoisonError::into_inner);
+            newer = self.with_store(|store| store.newer_than_disk(disk, offset, buffer.len() as u64))?;
+            one_at_a_time = (!newer.is_empty()).then_some(turn);
+        }
         let found = region::read(device, offset, buffer).map_err(|source| {
             let source = std::io::Error::other(format!("{source}: {}", source.io_error()));
             self.disk_error("reading", disk, offset, source)
         })?;
-        Ok(lay_over(offset, buffer, found, &newer))
+        let content = lay_over(offset, buffer, found, &newer);
+        drop(one_at_a_time);
+        Ok(content)
     }
 }
 

@@ -1,6 +1,6 @@
 //! One open machine: its disks, its store, its applier.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
@@ -17,8 +17,46 @@ use crate::hub::{Alarm, Hub, Severity};
 use crate::state::machines::Policy;
 use crate::target::report::ALARM_RESYNC;
 
-/// Bytes that the applier brings to the disks in one step.
+/// Most bytes that an applier brings to the disks in one step: it holds them, and as much of before-images.
 const APPLY_BYTES: u64 = 4 << 20;
+/// About as much for all appliers together, though no step is smaller than the least: sixteen take no more memory than two.
+const APPLY_BYTES_OF_ALL: u64 = 8 << 20;
+const APPLY_BYTES_MIN: u64 = 512 << 10;
+
+/// How many steps of applying are under way, in all machines.
+#[derive(Debug, Clone, Default)]
+pub struct Steps(Arc<AtomicU64>);
+
+/// How machines are held: what is configured, and what they share.
+#[derive(Debug, Clone, Default)]
+pub struct Manner {
+    /// What is configured.
+    pub settings: StoreSettings,
+    /// Their appliers at work.
+    pub steps: Steps,
+}
+
+/// A step that is under way.
+struct StepUnderWay<'a> {
+    of: &'a Steps,
+    budget: u64,
+}
+
+impl Steps {
+    fn begin(&self) -> StepUnderWay<'_> {
+        let count = self.0.fetch_add(1, Ordering::Relaxed) + 1;
+        StepUnderWay {
+            of: self,
+            budget: (APPLY_BYTES_OF_ALL / count).clamp(APPLY_BYTES_MIN, APPLY_BYTES),
+        }
+    }
+}
+
+impl Drop for StepUnderWay<'_> {
+    fn drop(&mut self) {
+        self.of.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// Raised while complete epochs cannot be brought to the disks, since the store has no room for before-images.
 pub const ALARM_FULL: &str = "retention-full";
@@ -86,8 +124,11 @@ pub struct Machine {
     pub disks: Vec<MachineDisk>,
     pub(super) hub: Hub,
     pub(super) settings: StoreSettings,
+    steps: Steps,
     /// Whether complete epochs may not be on the disks yet. True before any epoch is complete that they lack.
     pub(super) lags: AtomicBool,
+    /// Held by whoever has content of the log that lies over a disk.
+    pub(super) laying: Mutex<()>,
     inner: Mutex<Inner>,
     /// How far the open epoch is. Its lock is never held while anything else is waited for: tasks that must not block take it.
     received: Mutex<Received>,
@@ -111,12 +152,13 @@ impl Machine {
         store: Option<(FileStore, Option<Catalogue>)>,
         generation: u64,
         policy: Policy,
-        settings: StoreSettings,
+        manner: Manner,
         hub: Hub,
     ) -> Result<Arc<Self>, MachineError> {
         let (store, catalogue) = store.map_or((None, None), |(store, catalogue)| (Some(store), catalogue));
         let machine = Arc::new(Self {
-            settings,
+            settings: manner.settings,
+            steps: manner.steps,
             lags: AtomicBool::new(store.is_some()),
             catalogue: Mutex::new(catalogue),
             inner: Mutex::new(Inner {
@@ -137,6 +179,7 @@ impl Machine {
             disks,
             hub,
             received: Mutex::default(),
+            laying: Mutex::default(),
         });
         if machine.lock().store.is_some() {
             let weak = Arc::downgrade(&machine);
@@ -338,7 +381,9 @@ impl Machine {
         }
         drop(inner);
         // The lock is taken for what is done with the log only: a disk that is slow or hangs keeps nobody from the store.
-        let done = apply_step_of(&mut Shared(self), &self.targets(), APPLY_BYTES);
+        let step = self.steps.begin();
+        let done = apply_step_of(&mut Shared(self), &self.targets(), step.budget);
+        drop(step);
         let mut inner = self.lock();
         match done {
             // Whoever waits for the disks to come nearer looks again.

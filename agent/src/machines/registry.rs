@@ -18,7 +18,7 @@ use super::error::MachineError;
 use super::folder::{self, Opened};
 use super::forecast::Forecast;
 use super::lag::StoreSettings;
-use super::machine::{FileStore, Machine};
+use super::machine::{FileStore, Machine, Manner, Steps};
 use super::volume::{self, Volume};
 use crate::disks::access::DiskAccess;
 use crate::disks::gate::{PairedDisk, Purpose};
@@ -44,7 +44,7 @@ pub struct Machines {
     disks: DiskAccess,
     /// Folder of the retention volume; none where no points are kept.
     retention: Option<PathBuf>,
-    settings: StoreSettings,
+    manner: Manner,
     open: Arc<Mutex<HashMap<String, Arc<Machine>>>>,
     forecast: Arc<Mutex<Forecast>>,
     /// Held while the store of a machine that is not open is opened for one look: the next one waits instead of finding
@@ -59,7 +59,10 @@ impl Machines {
             hub,
             disks,
             retention,
-            settings,
+            manner: Manner {
+                settings,
+                steps: Steps::default(),
+            },
             open: Arc::default(),
             forecast: Arc::default(),
             one_look: Arc::default(),
@@ -166,7 +169,7 @@ impl Machines {
         if let Some((store, _)) = &mut store {
             generation = self.agree_on_generation(name, store, generation)?;
             store.set_memory(memory);
-            store.set_packing(self.settings.packing);
+            store.set_packing(self.manner.settings.packing);
         }
         let machine = Machine::start(
             name.to_owned(),
@@ -174,7 +177,7 @@ impl Machines {
             store,
             generation,
             record.policy,
-            self.settings,
+            self.manner.clone(),
             self.hub.clone(),
         )?;
         open.insert(name.to_owned(), Arc::clone(&machine));
