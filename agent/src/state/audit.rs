@@ -221,6 +221,6 @@ mod tests {
             assert!(text.starts_with(r#"a\n\u{1b}[2J\u{202e}\0"b\xxx"#), "{text}");
             assert!(text.ends_with(" characters)"), "{text}");
         }
-        assert_eq!(shown("Zürich 'x'", 20), "Zürich 'x'");
+        assert_eq!(shown("Z\u{fc}rich 'x'", 20), "Z\u{fc}rich 'x'");
     }
 }
