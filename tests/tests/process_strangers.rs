@@ -186,7 +186,16 @@ fn a_name_that_would_be_something_else_is_refused() {
     let scene = scene();
     let state = scene.lab.source_state();
     let long = "x".repeat(4096);
-    for name in ["../../etc", "a\nb", "\u{1b}[2J", "", " ", "\u{fc}ber", "a b", &long] {
+    for name in [
+        "../../etc",
+        "a\nb",
+        "\u{1b}[2J",
+        "",
+        " ",
+        "\u{fc}ber",
+        "a b",
+        &long,
+    ] {
         let said = scene
             .lab
             .register_at(scene.lab.control(), name, &state, &scene.passphrase, &[]);
