@@ -320,7 +320,7 @@ async fn act(
                 (State::Committed, Some(until)) if until > Timestamp::now() => {
                     format!("; it can be undone until {}", time_text(until))
                 }
-                (State::Committed, _) => "; it cannot be undone".to_owned(),
+                (State::Committed, _) => "; it cannot be undone: what that needs is not kept".to_owned(),
                 _ => String::new(),
             };
             print(&format!(

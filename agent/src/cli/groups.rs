@@ -232,10 +232,7 @@ pub fn all_can(group: &str, members: &[MachineDoc], verb: Option<Verb>) -> Resul
                 }
             }
             None if member.failover != State::Replicating => {
-                return refuse(
-                    format!("is {}", member.failover),
-                    "\"mt-agent cancel\" goes back to replication; a failover rolls by itself",
-                );
+                return refuse(format!("is {}", member.failover), member.failover.way_back());
             }
             None => {}
         }

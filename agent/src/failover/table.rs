@@ -68,6 +68,19 @@ pub enum State {
     ReprotectFailed,
 }
 
+impl State {
+    /// How one comes back to replication from here.
+    pub fn way_back(self) -> &'static str {
+        match self {
+            Self::Committed => {
+                "\"mt-agent undo\" takes the failover back while that is possible; \"mt-agent reprotect\" replicates to its disks \
+                 anew"
+            }
+            _ => "\"mt-agent cancel\" goes back to replication",
+        }
+    }
+}
+
 /// What somebody asks for, or what a step came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verb {

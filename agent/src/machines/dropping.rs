@@ -24,17 +24,32 @@ impl Machines {
             return Err(MachineError::refused(
                 "failover-under-way",
                 format!("machine {name} is {}", record.failover),
-                "\"mt-agent cancel\" goes back to replication",
+                record.failover.way_back(),
             ));
         }
         if let Some(machine) = self.get(name) {
             drop(machine.make_busy("its points are dropped")?);
         }
-        self.let_go(name)?;
         if self.retention().is_none() {
             return Err(MachineError::NoStore(name.to_owned()));
         }
+        if let Some(why) = self.half_applied(name, &record) {
+            self.note(name, |record| record.in_doubt = Some(why))?;
+        }
+        self.let_go(name)?;
         self.drop_store(name)
+    }
+
+    /// Why the disks of a machine may hold a part of an epoch once its store has gone.
+    fn half_applied(&self, name: &str, record: &MachineRecord) -> Option<String> {
+        record.store.as_ref()?;
+        match self.look(name, |store| Ok((store.applied(), store.committed()))) {
+            Ok((applied, committed)) if applied == committed => None,
+            Ok((applied, committed)) => Some(format!(
+                "epoch {committed} of its store was complete, and the disks are only known to have epoch {applied}"
+            )),
+            Err(error) => Some(format!("what its store held could not be seen: {error}")),
+        }
     }
 
     /// Begins anew with a machine whose disks somebody else may have written: fences what is older, and drops its points.

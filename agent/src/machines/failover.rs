@@ -132,6 +132,13 @@ impl Failovers {
             .failover
             .next(Verb::Failover)
             .map_err(|illegal| refused(name, illegal))?;
+        if let Some(why) = &record.in_doubt {
+            return Err(MachineError::refused(
+                "disks-in-doubt",
+                format!("the disks of machine {name} may hold a part of an epoch, of no one instant: {why}"),
+                "send an epoch first, which compares all of them: \"mt-agent source send --machine\" on the source",
+            ));
+        }
         let claim = self.jobs.claim(name)?;
         self.revive(name)?;
         let to = self.point(name, to)?;
@@ -156,6 +163,8 @@ impl Failovers {
         let until = now
             .saturating_add(keep_undo.unwrap_or(KEEP_UNDO))
             .unwrap_or(Timestamp::MAX);
+        // Said before it is final: whoever commits should know what he cannot take back.
+        let can_undo = self.can_undo(name);
         let changed = self.machines.hub().state().change_machine(name, |record| {
             let next = record
                 .failover
@@ -169,8 +178,8 @@ impl Failovers {
             {
                 return Err(too_late(name, before));
             }
-            record.undo_until = Some(until);
-            record.undo_ended = false;
+            record.undo_until = can_undo.then_some(until);
+            record.undo_ended = !can_undo;
             record.failover = State::Committed;
             Ok((Next::Goes(State::Committed), record.clone()))
         })?;
@@ -178,10 +187,16 @@ impl Failovers {
         if next == Next::Already {
             return Ok(Answer::Already(record));
         }
-        tracing::info!(
-            machine = name,
-            "failover committed; it can be undone until {until}"
-        );
+        match record.undo_until {
+            Some(until) => tracing::info!(
+                machine = name,
+                "failover committed; it can be undone until {until}"
+            ),
+            None => tracing::info!(
+                machine = name,
+                "failover committed; it cannot be undone: there is no point before-failback"
+            ),
+        }
         Ok(Answer::Done(record))
     }
 
@@ -236,6 +251,13 @@ impl Failovers {
         }
         let claim = match record.failover.next(Verb::Undo) {
             Ok(Next::Already) => return Ok(Answer::Already(record)),
+            Ok(Next::Goes(_)) if !self.can_undo(name) => {
+                return Err(MachineError::refused(
+                    "undo-impossible",
+                    format!("machine {name} has no point before-failback any more; nothing was changed"),
+                    "\"mt-agent points list\" shows what there is; \"mt-agent reprotect\" replicates to its disks anew",
+                ));
+            }
             Ok(Next::Goes(_)) => self.jobs.claim(name)?,
             Err(illegal) => return Err(refused(name, illegal)),
         };
@@ -253,7 +275,7 @@ impl Failovers {
             return Err(MachineError::refused(
                 "failover-under-way",
                 format!("machine {name} is {}", record.failover),
-                "\"mt-agent cancel\" goes back to replication; a failover rolls by itself",
+                record.failover.way_back(),
             ));
         }
         let claim = self.jobs.claim(name)?;
@@ -307,6 +329,18 @@ impl Failovers {
             if let Err(error) = begun {
                 tracing::error!("cannot go on with the {} of machine {name}: {error}", kind.word());
             }
+        }
+    }
+
+    /// Whether the point that an undo goes to is there. A store that cannot be seen has it, perhaps: whoever undoes is told then.
+    fn can_undo(&self, name: &str) -> bool {
+        let has_it = self.machines.look(name, |store| {
+            Ok(store.points().any(|point| point.origin == Origin::Initial))
+        });
+        match has_it {
+            Ok(has_it) => has_it,
+            Err(MachineError::NoStore(_)) => false,
+            Err(_) => true,
         }
     }
 

@@ -23,6 +23,8 @@ pub const ALARM_POINT: &str = "point-damaged";
 /// Raised when the newest epoch of a machine is older than its policy allows.
 pub const ALARM_LATE: &str = "epoch-late";
 
+/// Raised when the disks of a machine may hold a part of an epoch and its store is gone.
+pub const ALARM_DOUBT: &str = "disks-in-doubt";
 /// Raised when the disks of a machine are further behind than they may be.
 pub const ALARM_LAG: &str = "disks-behind";
 
@@ -60,6 +62,7 @@ pub fn keep(machines: &Machines, now: Timestamp) {
         }
         look_for_room(&machine, now);
     }
+    tell_doubts(machines, now);
     end_undo(machines, now);
     let Some(folder) = machines.retention() else {
         return;
@@ -268,6 +271,27 @@ fn look_for_room(machine: &Machine, now: Timestamp) {
             capacity: status.capacity,
         };
         machine.raise_full(&mut inner, &error);
+    }
+}
+
+/// Tells of machines whose disks may hold a part of an epoch, also while they are not open.
+fn tell_doubts(machines: &Machines, now: Timestamp) {
+    let hub = machines.hub();
+    for (name, record) in hub.state().machines().unwrap_or_default() {
+        match record.in_doubt {
+            None => hub.clear(ALARM_DOUBT, &name, now),
+            Some(why) => hub.raise(Alarm {
+                id: ALARM_DOUBT.to_owned(),
+                severity: Severity::Critical,
+                text: format!(
+                    "the disks of machine {name} may hold a part of an epoch, of no one instant: {why}"
+                ),
+                hint: "send an epoch, which compares all of them; until then it is not failed over"
+                    .to_owned(),
+                subject: name,
+                since: now,
+            }),
+        }
     }
 }
 

@@ -253,7 +253,26 @@ impl Machine {
         inner.epoch = None;
         drop(inner);
         self.notify();
+        self.end_doubt();
         Ok(durable)
+    }
+
+    /// All disks were compared with their source: what was unknown of them is known.
+    fn end_doubt(&self) {
+        let state = self.hub.state();
+        if state
+            .machine(&self.name)
+            .is_ok_and(|record| record.in_doubt.is_none())
+        {
+            return;
+        }
+        let noted = state.change_machine(&self.name, |record| {
+            record.in_doubt = None;
+            Ok::<(), std::convert::Infallible>(())
+        });
+        if let Err(error) = noted {
+            tracing::warn!(machine = %self.name, "cannot note that its disks are no longer in doubt: {error}");
+        }
     }
 
     /// Drops the open epoch.

@@ -36,6 +36,9 @@ pub struct MachineRecord {
     pub committed: u64,
     /// Whether its store was dropped, and may still be there: it is removed before another is made, and never used again.
     pub dropped: bool,
+    /// Why its disks may hold a part of an epoch and nothing knows which: its store went before they had what it held. Over when
+    /// an epoch, which compares all of them, is complete.
+    pub in_doubt: Option<String>,
 }
 
 impl Default for MachineRecord {
@@ -53,6 +56,7 @@ impl Default for MachineRecord {
             store: None,
             committed: 0,
             dropped: false,
+            in_doubt: None,
         }
     }
 }

@@ -465,7 +465,19 @@ pub async fn pin_point(
     body: Body,
 ) -> Result<Json<PointsDoc>, ApiError> {
     let PinRequest { pinned } = read_json(body).await?;
+    let hub = service.target.hub.clone();
+    let machine = name.clone();
     change_point(service, name, point, move |store, epoch, _| {
+        let needed = hub
+            .state()
+            .machine(&machine)
+            .is_ok_and(|record| record.pinned.contains(&epoch.0));
+        if needed && !pinned {
+            return Err(StoreError::Refused {
+                what: format!("a failover of machine {machine} needs point {epoch}: it was pinned by that"),
+                hint: "it is let go of when the failover is cancelled, undone, or can no longer be undone",
+            });
+        }
         store.set_pinned(epoch, pinned)
     })
     .await

@@ -195,7 +195,7 @@ pub fn failover_under_way(machine: &str, state: crate::failover::table::State) -
     Refusal {
         code: ErrorCode::FailoverUnderWay,
         text: format!("machine {machine} is {state}: nothing of its source is taken"),
-        hint: "\"mt-agent cancel\" on the target goes back to replication".to_owned(),
+        hint: format!("on the target: {}", state.way_back()),
     }
 }
 
