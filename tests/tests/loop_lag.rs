@@ -160,3 +160,44 @@ fn loop_what_comes_in_waits_for_disks_that_are_too_far_behind() {
     );
     scene.lab.stop();
 }
+
+/// A roll waits for a disk that takes its time, and so does the end of the agent. Status answers meanwhile and says what is
+/// under way; the roll goes on after the restart by a command that is given again, and the disks are what the point says.
+#[test]
+fn loop_status_answers_while_a_roll_waits_for_its_disk() {
+    needs!(loop, "nbdkit", "nbdfuse", "fusermount3");
+    let mut scene = scene((256 * MIB, 600));
+    let first = scene.epoch(1, 100);
+    scene.epoch(2, 400);
+    scene.wait_applied();
+    let roll = ["roll", MACHINE, "--to", "at-1"];
+    scene
+        .lab
+        .verb(&[&roll[..], &["--no-wait"]].concat())
+        .expect_done();
+    let mut answers = 0;
+    wait_until("the end of the roll", || {
+        let jobs = scene.lab.verb(&["jobs", "list", "--json"]).expect_done().json();
+        let jobs = jobs["jobs"].as_array().expect("jobs are a list").clone();
+        let roll = jobs
+            .iter()
+            .find(|job| job["kind"] == "roll")
+            .expect("it was begun");
+        if roll["state"] != "running" {
+            assert_eq!(roll["state"], "done", "{roll:#}");
+            return true;
+        }
+        let status = scene
+            .lab
+            .verb(&["retention", "status", "--json"])
+            .expect_done()
+            .json();
+        // The roll may have ended between the two questions.
+        answers += u32::from(status["machines"][0]["busy"] == "a roll runs");
+        false
+    });
+    println!("{answers} answers while the roll was under way");
+    assert!(answers > 0, "nothing was told while the roll was under way");
+    assert_eq!(scene.targets(), first);
+    scene.lab.stop();
+}
