@@ -290,7 +290,7 @@ impl<S: Storage> Recovery<'_, S> {
                                 .damage
                                 .push(format!("segment {}: {what}", ObjectName::Segment(*seq)));
                         }
-                        headless_newer.push((*seq, *len, at));
+                        headless_newer.push((*seq, *len, at, synced));
                     }
                 }
             } else {
@@ -299,7 +299,21 @@ impl<S: Storage> Recovery<'_, S> {
         }
         let mut keep = BTreeSet::from([base]);
         self.state.segments.insert(base);
-        for (seq, len, at) in headless_newer {
+        let mut before = base;
+        for (seq, len, at, synced) in headless_newer {
+            // The header would have named the segments before it. Each is begun behind the one that is sealed, which is kept: so
+            // none may be missing in between. Where the header was never durable a crash may have left a number out.
+            let between = survey.lengths.range(before + 1..seq).count();
+            if synced && u64_of(between) < seq - before - 1 {
+                let what = format!(
+                    "segments between {} and {} are missing",
+                    ObjectName::Segment(before),
+                    ObjectName::Segment(seq)
+                );
+                self.report.damage.push(what.clone());
+                self.doubt = Some(what);
+            }
+            before = seq;
             // The header it should have had: without it, it would look damaged for as long as it lives.
             let state = self.state.encode();
             let header = SegmentHeader::encode(&self.superblock.store, seq, len, &state, at);

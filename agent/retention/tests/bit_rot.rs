@@ -274,6 +274,39 @@ fn a_sealed_segment_that_was_cut_never_passes_for_whole() {
 }
 
 #[test]
+fn segments_that_are_gone_below_a_header_that_rotted_are_missed() {
+    // The header of the newest segment names those before it. Where that had rotted and some of them were gone as well, nobody
+    // knew that there had been any: damage of the header was told, and points that need what was in them read as the disks are.
+    let world = world();
+    let (store, _) = Store::open(Overlay::new(world.storage.clone()), options()).unwrap();
+    let segments = store.segments();
+    drop(store);
+    let newest = *segments.last().unwrap();
+    let mut tried = 0;
+    for from in 1..segments.len() - 1 {
+        for to in from..segments.len() - 1 {
+            let mut storage = world.storage.copy(&Power::new());
+            storage.damage(ObjectName::Segment(newest), |bytes| bytes[44] ^= 1);
+            for gone in &segments[from..=to] {
+                storage.remove(ObjectName::Segment(*gone)).unwrap();
+            }
+            // Every point that can be read is as it was; see there.
+            let found = look(&world, storage);
+            assert!(
+                found.noticed && !found.named.is_empty(),
+                "{from} to {to}: {found:?}"
+            );
+            assert!(
+                found.unreadable.is_subset(&found.named),
+                "{from} to {to}: {found:?}"
+            );
+            tried += 1;
+        }
+    }
+    assert!(tried > 1, "{segments:?}");
+}
+
+#[test]
 fn numbers_that_nobody_gave_are_damage_and_not_an_endless_count() {
     // Behind checksums that fit, as somebody with the volume in hand can make them: an epoch of 2^63 was counted up to, disks
     // that are not there were indexed, and a file of the largest number there is had a successor.
