@@ -7,7 +7,7 @@
 //! | variable | means |
 //! |---|---|
 //! | `MT_FUZZ_SECONDS` | processor time for all parsers together, seconds; 20 unless told otherwise |
-//! | `MT_SEED` | seed of the changes; by the clock unless told otherwise, and printed |
+//! | `MT_FUZZ_SEED`, `MT_SEED` | seed of the changes; by the clock unless told otherwise, and printed |
 //! | `MT_FUZZ_TARGET` | only this parser |
 //! | `MT_FUZZ_INPUT` | only this file, into that parser |
 //!
@@ -69,7 +69,9 @@ fn every_parser_takes_any_bytes() {
     assert!(!targets.is_empty(), "there is no parser {only:?}");
     let seconds: f64 = variable("MT_FUZZ_SECONDS").unwrap_or(20.0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let seed = variable("MT_SEED").unwrap_or(now.as_secs());
+    let seed = variable("MT_FUZZ_SEED")
+        .or_else(|| variable("MT_SEED"))
+        .unwrap_or(now.as_secs());
     println!("fuzz: MT_SEED={seed} MT_FUZZ_SECONDS={seconds}");
     let sum = supervise(&targets, seconds / targets.len() as f64, seed);
     // Not by `println`, which is kept back when all is well: the figures are the result.
