@@ -464,7 +464,9 @@ fn failover_commit_cancel_and_undo_lead_where_they_say() {
     assert_eq!(scene.targets(), before, "as it was before failback");
     scene.lab.verb(&["cancel", MACHINE]).expect_done();
     scene.send(&[]).expect_done();
-    assert_eq!(scene.targets(), scene.sources());
+    wait_until("the new epoch to be on the disks", || {
+        scene.targets() == scene.sources()
+    });
     scene.canaries.assert_untouched();
     scene.lab.stop();
 }
@@ -663,6 +665,9 @@ fn a_retention_volume_that_is_not_the_one_is_refused() {
     run("cp", &["--archive", text(&volume), text(&kept)]);
     change_blocks(&scene.sources[0], SIZE, 4096, 10, 5);
     scene.send(&[]).expect_done();
+    wait_until("the epoch to be on the disk", || {
+        scene.targets() == scene.sources()
+    });
     let latest = scene.targets();
     scene.lab.stop();
 

@@ -4,7 +4,7 @@
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use mt_tests::agent::Said;
+use mt_tests::agent::{Said, wait_until};
 use mt_tests::data::{Fill, MIB, digest, fill, write_at};
 use mt_tests::disks::{Canaries, run, text};
 use mt_tests::lab::Lab;
@@ -85,6 +85,13 @@ impl Scene {
 
     fn data_of(&self, epoch: u64, block: u64) -> (PathBuf, u64) {
         data_of(&self.lab, MACHINE, epoch, block)
+    }
+
+    /// The disk trails what was acknowledged.
+    fn wait_in_step(&self) {
+        wait_until("the newest epoch to be on the disk", || {
+            digest(&self.target, SIZE) == digest(&self.source, SIZE)
+        });
     }
 
     #[track_caller]
@@ -378,6 +385,7 @@ fn an_appliance_that_was_set_back_is_noticed() {
         .expect_done();
     scene.lab.verb(&["cancel", MACHINE]).expect_done();
     scene.epoch(4);
+    scene.wait_in_step();
     let newest = digest(&scene.target, SIZE);
     scene.lab.stop();
     run("cp", &["--archive", text(&retention), text(&new_retention)]);
@@ -429,7 +437,7 @@ fn an_appliance_that_was_set_back_is_noticed() {
         .verb(&["retention", "reset", MACHINE, "--drop-points-of", MACHINE])
         .expect_done();
     scene.send().expect_done();
-    assert_eq!(digest(&scene.target, SIZE), digest(&scene.source, SIZE));
+    scene.wait_in_step();
     scene.canaries.assert_untouched();
     scene.lab.stop();
 }

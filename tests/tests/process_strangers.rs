@@ -276,11 +276,15 @@ fn crowds_of_silent_connections_keep_nobody_out() {
         }
     }
     assert!(came > 9_000, "{came} came");
+    // Whoever is shown out is closed a moment later; of ten thousand never more than a few hundred at a time.
     let (fds, grown) = (descriptors(), memory().saturating_sub(memory_before));
     assert!(
-        fds < fds_before + 150,
+        fds < fds_before + 1000,
         "descriptors went from {fds_before} to {fds}"
     );
+    wait_until("those who were shown out to be closed", || {
+        descriptors() < fds_before + 150
+    });
     assert!(grown < 64 * MIB, "memory grew by {grown} bytes");
     // They are still there, and an honest machine finds its place.
     scene.lab.admit("db01", &scene.passphrase);
