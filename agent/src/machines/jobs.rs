@@ -1,6 +1,6 @@
 //! Jobs of the target's own: a roll, a failover. Each on a thread of its own, one at a time for a machine.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,10 +15,22 @@ use crate::model::{Job, JobKind, JobState};
 /// Progress is told this often.
 const TELL_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How long what the agent does by itself is waited for. Letting go of a machine takes 45 s at most.
+const OWN_WORK: Duration = Duration::from_secs(60);
+
+/// Whose job a machine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    /// Somebody asked for it; it is in the list of jobs.
+    Operator,
+    /// The agent does it by itself, and nobody knows of it.
+    Agent,
+}
+
 /// The machines that have a job. Clones are the same.
 #[derive(Debug, Clone, Default)]
 pub struct Jobs {
-    machines: Arc<Mutex<HashSet<String>>>,
+    machines: Arc<Mutex<HashMap<String, Owner>>>,
 }
 
 /// A machine's only job; gives the machine back when it is dropped.
@@ -28,19 +40,40 @@ pub struct Claim {
 }
 
 impl Jobs {
-    /// Takes a machine for a job.
+    /// Takes a machine for a job that somebody asked for. What the agent does with it by itself is waited for.
     ///
     /// # Errors
-    /// When it has one.
+    /// When it has a job.
     pub fn claim(&self, machine: &str) -> Result<Claim, MachineError> {
-        let mut machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
-        if !machines.insert(machine.to_owned()) {
-            return Err(MachineError::refused(
-                "job-under-way",
-                format!("machine {machine} has a job under way"),
-                "wait for it, see \"mt-agent jobs list\"",
-            ));
+        let begin = Instant::now();
+        loop {
+            match self.take(machine, Owner::Operator) {
+                Ok(claim) => return Ok(claim),
+                Err(Owner::Agent) if begin.elapsed() < OWN_WORK => {
+                    std::thread::sleep(Duration::from_millis(20))
+                }
+                Err(_) => {
+                    return Err(MachineError::refused(
+                        "job-under-way",
+                        format!("machine {machine} has a job under way"),
+                        "wait for it, see \"mt-agent jobs list\"",
+                    ));
+                }
+            }
         }
+    }
+
+    /// Takes a machine for what the agent does by itself; none when it has a job.
+    pub fn claim_aside(&self, machine: &str) -> Option<Claim> {
+        self.take(machine, Owner::Agent).ok()
+    }
+
+    fn take(&self, machine: &str, owner: Owner) -> Result<Claim, Owner> {
+        let mut machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held) = machines.get(machine) {
+            return Err(*held);
+        }
+        machines.insert(machine.to_owned(), owner);
         Ok(Claim {
             jobs: self.clone(),
             machine: machine.to_owned(),
@@ -158,4 +191,26 @@ pub fn start(
             source,
         })?;
     Ok(job)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What broke: a roll that came while the agent tried to open its machine anew was refused for a job that no list showed.
+    #[test]
+    fn what_the_agent_does_by_itself_is_waited_for_and_a_job_is_not() {
+        let jobs = Jobs::default();
+        let own = jobs.claim_aside("db01").expect("it is free");
+        assert!(jobs.claim_aside("db01").is_none());
+        let other = jobs.clone();
+        let asked = std::thread::spawn(move || other.claim("db01"));
+        std::thread::sleep(Duration::from_millis(50));
+        drop(own);
+        let claim = asked.join().unwrap().unwrap();
+        assert!(jobs.claim("db01").is_err(), "somebody asked for that one");
+        assert!(jobs.claim_aside("db01").is_none());
+        drop(claim);
+        drop(jobs.claim("db01").unwrap());
+    }
 }

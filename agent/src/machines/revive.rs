@@ -110,7 +110,7 @@ impl Failovers {
             replicates && !healthy && self.machines.pairs_of(name).is_ok()
         });
         for name in self.fallen.due(Instant::now()) {
-            let Ok(_claim) = self.jobs.claim(&name) else {
+            let Some(_claim) = self.jobs.claim_aside(&name) else {
                 continue;
             };
             match self.revive(&name).and_then(|()| self.machines.open(&name)) {
