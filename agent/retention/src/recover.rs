@@ -29,7 +29,9 @@ use crate::record::{Image, Kind};
 use crate::scan::{Scan, Scanned, read_footer, read_trailer};
 use crate::segment::SegmentHeader;
 use crate::storage::{ObjectName, Storage};
-use crate::store::{OpenOptions, Recovered, SEGMENT_SIZE_DEFAULT, Store, check_disks};
+use crate::store::{
+    OpenOptions, Recovered, SEGMENT_SIZE_DEFAULT, SEGMENT_SIZE_MAX, SEGMENT_SIZE_MIN, Store, check_disks,
+};
 use crate::summary::{self, Catalogue, NoCatalogue};
 use crate::superblock::Superblock;
 use crate::types::{BLOCK, Disk, EpochNumber};
@@ -92,10 +94,10 @@ impl<S: Storage> Store<S> {
             doubt,
             ..
         } = recovery;
-        let segment_size = if superblock.segment_size == 0 {
-            SEGMENT_SIZE_DEFAULT
-        } else {
-            superblock.segment_size
+        // Whatever it says: no size outside of these was ever given.
+        let segment_size = match superblock.segment_size {
+            0 => SEGMENT_SIZE_DEFAULT,
+            size => size.clamp(SEGMENT_SIZE_MIN, SEGMENT_SIZE_MAX),
         };
         let newest_name = survey.lengths.keys().next_back().copied().unwrap_or_default();
         let next_seq = newest_name.checked_add(1).ok_or_else(|| {
@@ -302,9 +304,8 @@ impl<S: Storage> Recovery<'_, S> {
         let mut before = base;
         for (seq, len, at, synced) in headless_newer {
             // The header would have named the segments before it. Each is begun behind the one that is sealed, which is kept: so
-            // none may be missing in between. Where the header was never durable a crash may have left a number out.
-            let between = survey.lengths.range(before + 1..seq).count();
-            if synced && u64_of(between) < seq - before - 1 {
+            // none may be missing in between, or hold nothing. Where the header was never durable a crash may have left a number out.
+            if synced && seq > before + 1 {
                 let what = format!(
                     "segments between {} and {} are missing",
                     ObjectName::Segment(before),
