@@ -305,6 +305,15 @@ impl<S: Storage> Recovery<'_, S> {
         for (seq, len, at, synced) in headless_newer {
             // The header would have named the segments before it. Each is begun behind the one that is sealed, which is kept: so
             // none may be missing in between, or hold nothing. Where the header was never durable a crash may have left a number out.
+            let is_sealed = self
+                .segments
+                .get(&before)
+                .is_some_and(|segment| segment.trailer.is_some());
+            if synced && seq == before + 1 && !is_sealed {
+                let what = format!("the end of segment {} is lost", ObjectName::Segment(before));
+                self.report.damage.push(what.clone());
+                self.doubt = Some(what);
+            }
             if synced && seq > before + 1 {
                 let what = format!(
                     "segments between {} and {} are missing",
