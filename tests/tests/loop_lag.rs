@@ -160,3 +160,37 @@ fn loop_what_comes_in_waits_for_disks_that_are_too_far_behind() {
     );
     scene.lab.stop();
 }
+
+/// A roll waits for a disk that takes its time. Status answers meanwhile, and the list of jobs says what is under way.
+#[test]
+fn loop_status_answers_while_a_roll_waits_for_its_disk() {
+    needs!(loop, "nbdkit", "nbdfuse", "fusermount3");
+    let mut scene = scene((256 * MIB, 600));
+    let first = scene.epoch(1, 100);
+    scene.epoch(2, 400);
+    scene.wait_applied();
+    scene
+        .lab
+        .verb(&["roll", MACHINE, "--to", "at-1", "--no-wait"])
+        .expect_done();
+    let mut answers = 0;
+    wait_until("the end of the roll", || {
+        let jobs = scene.lab.verb(&["jobs", "list", "--json"]).expect_done().json();
+        let jobs = jobs["jobs"].as_array().expect("jobs are a list").clone();
+        let roll = jobs
+            .iter()
+            .find(|job| job["kind"] == "roll")
+            .expect("it was begun");
+        if roll["state"] != "running" {
+            assert_eq!(roll["state"], "done", "{roll:#}");
+            return true;
+        }
+        assert_eq!(scene.lab.status()["pairs"].as_array().map(Vec::len), Some(2));
+        answers += 1;
+        false
+    });
+    println!("{answers} answers while the roll was under way");
+    assert!(answers > 0, "nothing was told while the roll was under way");
+    assert_eq!(scene.targets(), first);
+    scene.lab.stop();
+}
